@@ -1,0 +1,1 @@
+"""Advantages, losses and packing; torch on any device, no Megatron, no engine."""

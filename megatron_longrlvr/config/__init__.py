@@ -1,0 +1,1 @@
+"""Recipes as typed, closed records; imports without torch."""

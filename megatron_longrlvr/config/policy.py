@@ -1,0 +1,90 @@
+"""Sections about the policy: which model, on which layout, at which precision, trained how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from megatron_longrlvr.config.section import Section
+
+Dtype = Literal["fp32", "bf16"]
+
+
+class NewModelConfig(Section):
+    """Architecture of a model that starts from random weights."""
+
+    architecture: Literal["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = Field(default=2048, gt=0)
+
+
+class ModelConfig(Section):
+    """The policy's starting point and how it is held in memory."""
+
+    path: str
+    """Hugging Face folder: config.json, tokenizer and safetensors. Relative paths are looked up in
+    the working directory, then among the files shipped with the package."""
+
+    new: NewModelConfig | None = None
+    """Start from random weights of this architecture, with the tokenizer found at ``path``.
+    None: read the weights at ``path``."""
+
+    dtype: Dtype = "bf16"
+    """Type of weights and activations. Gradients and optimizer state are always fp32."""
+
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations recomputed in backward: none, those of the core attention, or whole layers."""
+
+    logprob_chunk_tokens: int = Field(default=1024, gt=0)
+    """Response tokens whose logits exist at the same time, in forward and in backward."""
+
+
+class LayoutConfig(Section):
+    """Degrees of parallelism; the data-parallel degree is what remains of the world size."""
+
+    tp: int = Field(default=1, gt=0)
+    """Tensor-parallel degree."""
+
+    pp: int = Field(default=1, gt=0)
+    """Pipeline-parallel degree."""
+
+    vpp: int = Field(default=1, gt=0)
+    """Model chunks per pipeline rank (interleaved schedule above 1)."""
+
+    cp: int = Field(default=1, gt=0)
+    """Context-parallel degree."""
+
+    ep: int = Field(default=1, gt=0)
+    """Expert-parallel degree (mixture-of-experts models)."""
+
+    sequence_parallel: bool = True
+    """Split the activations between the tensor-parallel regions along the sequence. Takes effect
+    when ``tp`` is above 1."""
+
+
+class OptimizerConfig(Section):
+    """AdamW with warm-up; states are sharded over data-parallel ranks."""
+
+    lr: float = Field(gt=0)
+    min_lr: float = Field(default=0.0, ge=0)
+    """Learning rate at the end of a cosine or linear decay."""
+
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    clip_grad: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+    distributed: bool = True
+    """Shard optimizer states over the data-parallel ranks."""

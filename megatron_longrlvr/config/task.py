@@ -1,0 +1,95 @@
+"""Sections about the task: where prompts come from and what a response earns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from megatron_longrlvr.config.section import Section
+
+
+class ToyTaskConfig(Section):
+    """Generated documents whose questions need several chunks; see ``data/toy_task.py``."""
+
+    kind: Literal["toy"]
+    num_chunks: int = Field(default=16, ge=4, le=64)
+    """Chunks per document."""
+
+    num_evidence: int = Field(default=4, ge=1, le=4)
+    """Chunks that one question needs."""
+
+    num_distractors: int = Field(default=4, ge=0)
+    """Chunks that look like evidence: the same key with another attribute."""
+
+    seed: int = 0
+    """Documents and questions depend on this and on the split alone."""
+
+    split: Literal["train", "heldout"] = "train"
+    """The two splits share no pair of facts."""
+
+
+class FileDataConfig(Section):
+    """JSON lines or parquet in verl's schema; see ``data/dataset.py``."""
+
+    kind: Literal["files"]
+    paths: list[str] = Field(min_length=1)
+    """Files, read in this order."""
+
+    shuffle: bool = True
+    """Deal prompts in an order drawn from ``run.seed``, another one each epoch."""
+
+
+DataSource = Annotated[ToyTaskConfig | FileDataConfig, Field(discriminator="kind")]
+
+
+class DataConfig(Section):
+    """Where training prompts come from and which of them are used."""
+
+    train: DataSource
+    max_prompt_tokens: int = Field(gt=0)
+    """Prompts above this are never cut."""
+
+    overlong_prompts: Literal["refuse", "drop"] = "refuse"
+    """What a prompt above ``max_prompt_tokens`` does: end the run with its name, or leave it out
+    and count it."""
+
+
+class ContextRewardConfig(Section):
+    """Shape of the context reward."""
+
+    beta: float = Field(default=2.0, gt=0)
+    """Recall counts ``beta**2`` times as much as precision."""
+
+    eta: float = Field(default=0.1, ge=0, le=1)
+    """Share of F-beta paid whatever the answer."""
+
+
+class RewardsConfig(Section):
+    """What a response earns."""
+
+    variant: Literal["longrlvr", "authors_code", "outcome_only", "context_only"] = "longrlvr"
+    """``longrlvr``: the paper's formula on sets of chunks; ``authors_code``: the same with the
+    released code's list-based precision; ``outcome_only``: the answer reward alone;
+    ``context_only``: F-beta alone."""
+
+    context: ContextRewardConfig = ContextRewardConfig()
+    parser: Literal["strict", "tolerant"] = "strict"
+    """``strict``: exactly one block of each kind, else no reward (the paper's rule);
+    ``tolerant``: the last complete block after the reasoning, case and spacing forgiven."""
+
+    answer: Literal["exact", "normalized", "unordered"] = "normalized"
+    """How the answer is compared with the reference; ``unordered`` compares word multisets."""
+
+
+class EvaluationConfig(Section):
+    """Periodic measurement on held-out prompts."""
+
+    data: DataSource
+    num_prompts: int = Field(default=128, gt=0)
+    samples_per_prompt: int = Field(default=1, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
+    """0 decodes greedily."""
+
+    seed: int = 20_240
+    """Random stream of its own: evaluating more or less often never changes training."""

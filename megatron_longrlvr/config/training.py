@@ -1,0 +1,115 @@
+"""Sections about one training step and about the run as a whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from megatron_longrlvr.config.section import Section
+
+
+class RunSection(Section):
+    """Name, place and random seed of a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    dir: str
+    """Run directory; created when absent."""
+
+    seed: int = Field(default=0, ge=0)
+    """Drives prompt order and sampling; the task has a seed of its own."""
+
+
+class RolloutConfig(Section):
+    """How responses are sampled."""
+
+    engine: Literal["megatron"] = "megatron"
+    """``megatron`` decodes with a key/value cache on the learner's own weights."""
+
+    prompts_per_step: int = Field(gt=0)
+    """Over all data-parallel ranks."""
+
+    group_size: int = Field(default=8, gt=0)
+    """Samples per prompt."""
+
+    max_response_tokens: int = Field(gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """0 keeps every token."""
+
+    stop: list[str] = []
+    """Further tokens, besides the tokenizer's end-of-sequence token, that end a response."""
+
+    max_concurrent_samples: int = Field(default=256, gt=0)
+    """Samples decoded at the same time by one engine; the others wait for a free place."""
+
+
+class KlConfig(Section):
+    """Penalty for leaving the frozen starting policy."""
+
+    coefficient: float = Field(default=0.0, ge=0)
+    """0 switches the penalty and the reference model off."""
+
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    place: Literal["loss", "reward"] = "loss"
+
+
+class DynamicSamplingConfig(Section):
+    """Sample further prompts when groups turn out to teach nothing."""
+
+    enabled: bool = False
+    max_rounds: int = Field(default=3, gt=0)
+    """Rounds of sampling per step; afterwards the step goes on with the groups it has."""
+
+
+class AlgorithmConfig(Section):
+    """From rewards to a loss."""
+
+    advantage: Literal["grpo", "dr_grpo", "rloo", "leave_one_out"] = "grpo"
+    """``grpo``: reward minus group mean over group std; ``dr_grpo``: without the std; ``rloo``:
+    reward minus the mean of the others; ``leave_one_out``: the same over the others' std."""
+
+    drop_uninformative_groups: bool = True
+    """Leave groups without spread in the reward out of the loss and of its denominator."""
+
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.28, gt=0)
+    dual_clip: float | None = Field(default=10.0, gt=1)
+    """Bound on the ratio's effect at negative advantages; null switches it off."""
+
+    normalizer: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """Denominator of the loss: response tokens; tokens of each sample, then samples; or samples
+    times ``rollout.max_response_tokens``. All counted over every rank."""
+
+    updates_per_step: int = Field(default=1, gt=0)
+    """Optimizer steps on each batch of rollouts; each takes an equal share of the groups."""
+
+    proximal: Literal["recompute", "behavior"] = "recompute"
+    """Log-probabilities the ratio is taken against: recomputed by the learner before its first
+    update, or those that the engine reported while sampling (exact with ``megatron``)."""
+
+    entropy_coefficient: float = Field(default=0.0, ge=0)
+    kl: KlConfig = KlConfig()
+    dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+    micro_batch_tokens: int = Field(gt=0)
+    """Token budget of one forward pass; a sample above it is a micro-batch of its own."""
+
+
+class TrainerConfig(Section):
+    """Length of the run and what happens periodically; 0 switches a schedule off."""
+
+    steps: int = Field(gt=0)
+    eval_every: int = Field(default=0, ge=0)
+    """Held-out evaluation every so many steps, and at the start and the end."""
+
+    save_every: int = Field(default=0, ge=0)
+    """Checkpoint every so many steps, and at the end."""
+
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints that stay on disk."""
+
+    sample_every: int = Field(default=1, ge=0)
+    """Write ``samples/step_*.jsonl`` every so many steps."""
+
+    tensorboard: bool = True

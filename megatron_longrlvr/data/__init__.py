@@ -1,0 +1,1 @@
+"""Documents, chunks, prompts and responses as text; the toy task."""

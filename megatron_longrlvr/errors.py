@@ -1,0 +1,19 @@
+"""The exceptions that somebody catches by name."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A recipe, an override or a combination of settings cannot run; names the key."""
+
+
+class DataError(ValueError):
+    """A dataset record cannot be used; names the file and the record."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is absent, incomplete or does not fit the run that asks for it."""
+
+
+class NonFiniteUpdate(RuntimeError):  # noqa: N818 - read as "the update was non-finite"
+    """Loss or gradients were NaN or infinite; the weights were left as they were."""

@@ -1,0 +1,1 @@
+"""Held-out measurement of a policy."""

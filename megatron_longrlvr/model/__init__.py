@@ -1,0 +1,1 @@
+"""The policy: a megatron-core model, its weights, its learner."""

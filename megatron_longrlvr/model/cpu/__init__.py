@@ -1,0 +1,1 @@
+"""What must differ for megatron-core to run without CUDA."""

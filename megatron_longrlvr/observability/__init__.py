@@ -1,0 +1,1 @@
+"""Metric records, their sinks, and the live display."""

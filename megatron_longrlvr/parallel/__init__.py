@@ -1,0 +1,1 @@
+"""Layout arithmetic, process groups and the device."""

@@ -1,0 +1,1 @@
+"""What a response earns, and the parts that made it up."""

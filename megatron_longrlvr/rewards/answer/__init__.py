@@ -1,0 +1,1 @@
+"""Answer verifiers, one a file."""

@@ -1,0 +1,196 @@
+"""The records one training step passes from stage to stage, in order.
+
+    PromptBatch -> RolloutBatch -> ScoredBatch -> AdvantageBatch -> PackedBatch -> TrainBatch
+
+A later record holds the earlier one rather than filling in its blanks, so a scored
+sample and an unscored one are different types and no field is Optional "until later".
+Text-side records hold Python lists; tensors start at PackedBatch. Every record holds the
+share of one data-parallel rank; numbers named ``num_global_*`` are sums over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PolicyVersion = NewType("PolicyVersion", int)
+"""Number of optimizer steps in the weights that produced something."""
+
+
+class FinishReason(StrEnum):
+    """Why the engine stopped writing a sample."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One question over one chunked document."""
+
+    prompt_id: str
+    text: str
+    """What the policy reads, before tokenisation."""
+
+    token_ids: Sequence[int]
+    question: str
+    chunks: Sequence[str]
+    """Chunk texts; the index is the chunk id that the policy cites."""
+
+    evidence_chunk_ids: frozenset[int]
+    reference_answers: Sequence[str]
+    """Any one of them counts as right."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptBatch:
+    """The prompts of one step, each to be sampled ``group_size`` times."""
+
+    step: int
+    prompts: Sequence[Prompt]
+    group_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One response as the engine produced it."""
+
+    prompt: Prompt
+    sample_index: int
+    """Place within its group, from 0."""
+
+    token_ids: Sequence[int]
+    """Response tokens, the stop token included where one was written."""
+
+    text: str
+    """``token_ids`` decoded, without the stop token."""
+
+    behavior_logprobs: Sequence[float]
+    """Natural log, one per token of ``token_ids``, under the sampling temperature."""
+
+    finish_reason: FinishReason
+    policy_version: PolicyVersion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutBatch:
+    """Samples in group order: ``group_size`` consecutive samples share a prompt."""
+
+    step: int
+    group_size: int
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredSample:
+    """A sample with its reward and the parts that reward was made of."""
+
+    sample: Sample
+    reward: float
+    reward_parts: Mapping[str, float]
+    """``answer``, ``context_f_beta``, ``context_precision``, ``context_recall`` and so on."""
+
+    cited_chunk_ids: Sequence[int]
+    """As written: in order, with repeats."""
+
+    answer: str | None
+    """Text of the answer block; None where the response has none."""
+
+    parse_outcome: str
+    """Value of a ``ParseOutcome``."""
+
+    is_valid: bool
+    """False where no reward could be found out; such a sample leaves loss and baseline."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredBatch:
+    """Scored samples, still in group order."""
+
+    step: int
+    group_size: int
+    scored: Sequence[ScoredSample]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdvantageBatch:
+    """Scored samples with one advantage each; groups that teach nothing are already dropped."""
+
+    step: int
+    scored: Sequence[ScoredSample]
+    advantages: Sequence[float]
+    num_groups: int
+    """Groups before dropping."""
+
+    num_dropped_groups: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Whole samples packed one after the other, without padding, for one forward pass.
+
+    Index t speaks about token t itself: its advantage, its log-probability. The learner alone
+    shifts by one, where it meets logits.
+
+    Shapes: T packed tokens, S samples.
+    """
+
+    token_ids: Tensor
+    """[T] int64."""
+
+    cu_seqlens: Tensor
+    """[S + 1] int32 cumulative sample lengths (prompt and response), starting at 0."""
+
+    is_response: Tensor
+    """[T] bool; True where the policy wrote the token."""
+
+    advantages: Tensor
+    """[T] float32; 0 outside responses."""
+
+    behavior_logprobs: Tensor
+    """[T] float32; 0 outside responses."""
+
+    loss_weights: Tensor
+    """[T] float32; 0 outside responses. The loss of a step is the sum over all ranks and tokens
+    of weight times token loss: the normaliser, with its global denominator, is in here."""
+
+    sample_ids: Sequence[str]
+    """[S] ``prompt_id/sample_index``, for messages."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedBatch:
+    """One data-parallel rank's micro-batches for one step."""
+
+    step: int
+    micro_batches: Sequence[MicroBatch]
+    num_global_response_tokens: int
+    num_global_samples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainBatch:
+    """A packed batch with the log-probabilities the loss compares against."""
+
+    packed: PackedBatch
+    proximal_logprobs: Sequence[Tensor]
+    """Per micro-batch [T] float32, 0 outside responses; the trainer's policy before this step's
+    first update. Shape of the micro-batch's tokens."""
+
+    reference_logprobs: Sequence[Tensor] | None
+    """Per micro-batch [T] float32; frozen reference policy, None when the KL term is off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateStats:
+    """What the optimizer steps of one training step did; means over global response tokens."""
+
+    version: PolicyVersion
+    metrics: Mapping[str, float]
+    """``loss``, ``grad_norm``, ``clipped_frac``, ``behavior_proximal_kl`` and so on."""
