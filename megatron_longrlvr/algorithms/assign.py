@@ -1,0 +1,43 @@
+"""Give scored samples their advantage; what teaches nothing is left out and counted."""
+
+from __future__ import annotations
+
+import torch
+
+from megatron_longrlvr.algorithms.advantage import group_advantages
+from megatron_longrlvr.config.training import AlgorithmConfig
+from megatron_longrlvr.stages import AdvantageBatch, ScoredBatch
+
+
+def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageBatch:
+    """Give every valid sample its advantage.
+
+    Invalid samples are always left out. Groups without spread in the reward are left out when
+    ``algorithm.drop_uninformative_groups`` says so; otherwise their valid samples stay with
+    advantage 0, and so count in the loss's denominator. A dropped group is one of which no
+    sample is left.
+
+    Args:
+        batch: This rank's scored samples; may be empty.
+        config: Supplies the kind of advantage and the rule about uninformative groups.
+    """
+    size = batch.group_size
+    assert len(batch.scored) % size == 0, (
+        f"{len(batch.scored)} samples are not whole groups of {size}"
+    )
+    is_valid = torch.tensor([scored.is_valid for scored in batch.scored], dtype=torch.bool)
+    rewards = torch.tensor([scored.reward for scored in batch.scored], dtype=torch.float64)
+    groups = group_advantages(
+        rewards.view(-1, size), is_valid=is_valid.view(-1, size), kind=config.advantage
+    )
+    is_kept = is_valid.view(-1, size)
+    if config.drop_uninformative_groups:
+        is_kept = is_kept & groups.is_informative[:, None]
+    kept = is_kept.flatten().nonzero().flatten().tolist()
+    return AdvantageBatch(
+        step=batch.step,
+        scored=[batch.scored[index] for index in kept],
+        advantages=groups.values.flatten()[kept].tolist(),
+        num_groups=is_kept.shape[0],
+        num_dropped_groups=int((~is_kept.any(dim=1)).sum()),
+    )

@@ -1,0 +1,58 @@
+"""Normalised answer: equal once form that carries no meaning is taken away.
+
+In this order, on both texts:
+
+1. Unicode NFKC, then case folding: full-width digits, ligatures, "PARIS" = "Paris".
+2. One leading label: "Answer: Paris" = "Paris".
+3. Grouping commas in numbers: "1,234" = "1234". A decimal point stays: "3.5" is not "35". So does
+   the minus sign of a number: "-3" is not "3", while "2-3" reads as "2 3".
+4. Other full stops and apostrophes vanish: "U.S." = "us", "don't" = "dont".
+5. All other punctuation (Unicode category P) and backquotes become spaces: "well-known" =
+   "well known", "**Paris**" = "Paris". ``%`` and ``#`` stay, for "5%" is not "5" and "C#" is
+   not "C"; so do symbols such as ``$``, ``+`` and ``=``, which are no punctuation.
+6. The words a, an, the go: "the Eiffel Tower" = "Eiffel Tower". They stay where nothing else is
+   left, so that option "A" remains an answer.
+7. Runs of white space become one space.
+
+A text of nothing but punctuation normalises to the empty string, and an empty answer earns
+nothing. Numbers are compared as written: "3.50" is not "3.5", "three" is not "3".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_LABEL = re.compile(r"^\s*answer\s*:")
+_GROUPING_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# A full stop counts where a digit follows and no letter precedes: "3.5", ".5", but not "v.5".
+_VANISHING = re.compile(r"\.(?!\d)|(?<=[^\W\d_])\.|['\u2018\u2019]")
+_MINUS = re.compile(r"(?<![\w.)])-(?=\.?\d)")
+_ARTICLES = frozenset({"a", "an", "the"})
+_KEPT_PUNCTUATION = frozenset({"%", "#", "."})
+
+# U+2212 is a symbol and a hyphen is punctuation, so a number's sign survives as the former.
+_MINUS_SIGN = "\u2212"
+
+
+def score(answer: str, reference: str) -> float:
+    """Return 1.0 if the two texts normalise to the same words in the same order, else 0.0."""
+    normal = normalize(answer)
+    return float(normal != "" and normal == normalize(reference))
+
+
+def normalize(text: str) -> str:
+    """Bring a text into the form that is compared; see the module for the steps."""
+    folded = _LABEL.sub("", unicodedata.normalize("NFKC", text).casefold(), count=1)
+    ungrouped = _GROUPING_COMMA.sub("", folded)
+    signed = _MINUS.sub(_MINUS_SIGN, ungrouped)
+    words = "".join(_space_for_punctuation(char) for char in _VANISHING.sub("", signed)).split()
+    content = [word for word in words if word not in _ARTICLES]
+    return " ".join(content or words)
+
+
+def _space_for_punctuation(char: str) -> str:
+    if char in _KEPT_PUNCTUATION:
+        return char
+    is_punctuation = unicodedata.category(char).startswith("P") or char == "`"
+    return " " if is_punctuation else char

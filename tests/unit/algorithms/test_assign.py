@@ -1,0 +1,65 @@
+"""Assignment of advantages: who keeps one, who is left out, and that both are counted."""
+
+import pytest
+
+from megatron_longrlvr.algorithms.assign import assign_advantages
+from megatron_longrlvr.stages import ScoredBatch
+from tests.unit.algorithms.builders import algorithm, prompt, scored_sample
+
+SPREAD = [1.0, 2.0, 3.0]  # grpo advantages -1, 0, 1
+EQUAL = [2.0, 2.0, 2.0]
+
+
+def scored_batch(*groups, invalid=()):
+    """A batch of groups of 3 rewards; ``invalid`` holds (group, index) pairs."""
+    scored = [
+        scored_sample(
+            prompt(f"p{place}"), index, reward=reward, is_valid=(place, index) not in invalid
+        )
+        for place, rewards in enumerate(groups)
+        for index, reward in enumerate(rewards)
+    ]
+    return ScoredBatch(step=7, group_size=3, scored=scored)
+
+
+def kept_ids(batch):
+    return [(each.sample.prompt.prompt_id, each.sample.sample_index) for each in batch.scored]
+
+
+def test_group_without_spread_is_dropped_and_counted():
+    batch = assign_advantages(scored_batch(EQUAL, SPREAD), algorithm())
+    assert kept_ids(batch) == [("p1", 0), ("p1", 1), ("p1", 2)]
+    assert batch.advantages == pytest.approx([-1.0, 0.0, 1.0])
+    assert (batch.step, batch.num_groups, batch.num_dropped_groups) == (7, 2, 1)
+
+
+def test_group_without_spread_stays_with_advantage_zero_on_request():
+    config = algorithm(drop_uninformative_groups=False)
+    batch = assign_advantages(scored_batch(EQUAL, SPREAD), config)
+    assert batch.advantages == pytest.approx([0.0, 0.0, 0.0, -1.0, 0.0, 1.0])
+    assert (batch.num_groups, batch.num_dropped_groups) == (2, 0)
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_invalid_sample_is_left_out_and_its_siblings_are_judged_without_it(drops):
+    config = algorithm(advantage="dr_grpo", drop_uninformative_groups=drops)
+    batch = assign_advantages(scored_batch([9.0, 1.0, 3.0], invalid={(0, 0)}), config)
+    assert kept_ids(batch) == [("p0", 1), ("p0", 2)]
+    assert batch.advantages == pytest.approx([-1.0, 1.0])
+
+
+def test_group_of_invalid_samples_counts_as_dropped_whatever_the_rule():
+    config = algorithm(drop_uninformative_groups=False)
+    invalid = {(0, 0), (0, 1), (0, 2)}
+    batch = assign_advantages(scored_batch(SPREAD, SPREAD, invalid=invalid), config)
+    assert (len(batch.scored), batch.num_groups, batch.num_dropped_groups) == (3, 2, 1)
+
+
+def test_empty_batch_stays_empty():
+    batch = assign_advantages(scored_batch(), algorithm())
+    assert (batch.scored, batch.advantages, batch.num_groups) == ([], [], 0)
+
+
+def test_kind_of_advantage_comes_from_the_recipe():
+    batch = assign_advantages(scored_batch([1.0, 2.0, 6.0]), algorithm(advantage="rloo"))
+    assert batch.advantages == pytest.approx([-3.0, -1.5, 4.5])
