@@ -24,6 +24,8 @@ class NewModelConfig(Section):
     rope_theta: float = Field(default=10_000.0, gt=0)
     tie_word_embeddings: bool = False
     max_position_embeddings: int = Field(default=2048, gt=0)
+    initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of the normal distribution that weight matrices are drawn from."""
 
 
 class ModelConfig(Section):

@@ -14,13 +14,14 @@ class ToyTaskConfig(Section):
 
     kind: Literal["toy"]
     num_chunks: int = Field(default=16, ge=4, le=64)
-    """Chunks per document."""
+    """Chunks per document; a multiple of ``num_attributes``."""
+
+    num_attributes: int = Field(default=2, ge=1, le=4)
+    """Attributes stated of every key. Each piece of evidence has ``num_attributes - 1`` look-alikes
+    with its key and ``num_chunks / num_attributes - 1`` with its attribute."""
 
     num_evidence: int = Field(default=4, ge=1, le=4)
-    """Chunks that one question needs."""
-
-    num_distractors: int = Field(default=4, ge=0)
-    """Chunks that look like evidence: the same key with another attribute."""
+    """Chunks that one question needs; at most ``num_chunks / num_attributes``."""
 
     seed: int = 0
     """Documents and questions depend on this and on the split alone."""

@@ -1,0 +1,113 @@
+"""The core attention plugged into megatron-core: rotary embedding and attention by a plan.
+
+megatron-core hands its ``packed_seq_params`` through to the core attention untouched. We pass
+an object that knows the tokens' positions and who attends to whom, so that packed training,
+context parallelism and decoding against a cache are one module with different plans, and
+rotary positions need not follow the order of tokens in memory.
+
+Shapes: L tokens on this rank, H query heads and M key/value heads on this rank, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.nn import functional
+
+from megatron_longrlvr.model.mcore import (
+    MegatronModule,
+    TransformerConfig,
+    gather_from_sequence_parallel_region,
+)
+from megatron_longrlvr.model.rope import apply_rotary
+from megatron_longrlvr.model.sequence_plan import BlockBatch, SequencePlan
+
+
+class AttentionPlan(Protocol):
+    """Computes attention for one forward pass, in every layer."""
+
+    qkv_format: str
+    """``"thd"``: tells megatron-core's self-attention that tokens are packed."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:
+        """Attention of [L, H, D] queries over [L, M, D] keys and values: [L, H, D]."""
+        ...
+
+
+class PlannedAttention(MegatronModule):  # type: ignore[misc]
+    """Core attention that leaves the work to the plan given with each call."""
+
+    def __init__(self, config: TransformerConfig, layer_number: int, **_: object) -> None:
+        super().__init__(config=config)
+        self.layer_number = layer_number
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,  # noqa: ARG002 - megatron-core's signature
+        *,
+        packed_seq_params: AttentionPlan,
+        **_: object,
+    ) -> Tensor:
+        return packed_seq_params.attend(query, key, value, layer=self.layer_number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedAttention:
+    """Causal attention within each packed sample; keys are gathered over context parallel ranks."""
+
+    plan: SequencePlan
+    cos: Tensor
+    """[L, D] float32."""
+
+    sin: Tensor
+    cp_group: ProcessGroup
+    qkv_format: str = "thd"
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:  # noqa: ARG002
+        query = apply_rotary(query, self.cos, self.sin)
+        key = apply_rotary(key, self.cos, self.sin)
+        if self.cp_group.size() > 1:
+            # All context-parallel ranks run the same layers on the same micro-batch, so all of
+            # them reach this all-gather (forward) and reduce-scatter (backward).
+            joined = gather_from_sequence_parallel_region(
+                torch.cat([key, value], dim=-1),
+                tensor_parallel_output_grad=True,
+                group=self.cp_group,
+            )
+            key, value = joined.split(key.size(-1), dim=-1)
+        return attend_blocks(self.plan, query, key, value)
+
+
+def attend_blocks(plan: SequencePlan, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of [L, H, D] queries over the keys that a plan gives each of them: [L, H, D]."""
+    results = [_attend_block_batch(block, query, key, value) for block in plan.blocks]
+    flat = torch.cat([result.flatten(0, 1) for result in results])
+    return flat.index_select(0, plan.output_index)
+
+
+def _attend_block_batch(block: BlockBatch, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[B, Q, H, D] results of a batch of blocks."""
+    num_queries, num_keys = block.query_index.size(1), block.key_index.size(1)
+    mask: Any = None
+    if num_queries != num_keys:
+        # Lower right: the last query sees all keys. Size of one block, whatever the batch.
+        mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
+        mask = mask.tril(num_keys - num_queries)
+    out = functional.scaled_dot_product_attention(
+        query[block.query_index].transpose(1, 2),
+        key[block.key_index].transpose(1, 2),
+        value[block.key_index].transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=1.0 / math.sqrt(query.size(-1)),
+        enable_gqa=query.size(1) != key.size(1),
+    )
+    return out.transpose(1, 2)

@@ -1,0 +1,148 @@
+"""Build the policy: spec + layout + precision -> megatron-core model chunks.
+
+Without Transformer Engine, megatron-core's local layers are used with three of our own parts
+plugged in by ModuleSpec: RMSNorm, and the core attention that applies rotary embedding and
+attends by plan.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from megatron_longrlvr.config.policy import ModelConfig
+from megatron_longrlvr.model.attention import PlannedAttention
+from megatron_longrlvr.model.mcore import (
+    ModuleSpec,
+    TransformerBlockSubmodules,
+    TransformerConfig,
+    get_gpt_layer_local_spec,
+    get_num_layers_to_build,
+)
+from megatron_longrlvr.model.norm import RMSNorm
+from megatron_longrlvr.model.policy_model import PolicyModel
+from megatron_longrlvr.model.spec import ModelSpec
+from megatron_longrlvr.parallel.device import device
+from megatron_longrlvr.parallel.groups import ProcessGroups
+from megatron_longrlvr.parallel.layout import ParallelLayout
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def transformer_config(
+    spec: ModelSpec, layout: ParallelLayout, model: ModelConfig
+) -> TransformerConfig:
+    """Translate our description into megatron-core's."""
+    dtype = DTYPES[model.dtype]
+    return TransformerConfig(
+        num_layers=spec.num_layers,
+        hidden_size=spec.hidden_size,
+        ffn_hidden_size=spec.intermediate_size,
+        num_attention_heads=spec.num_heads,
+        num_query_groups=spec.num_kv_heads,
+        kv_channels=spec.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=spec.norm_eps,
+        gated_linear_unit=True,
+        activation_func=functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=spec.qkv_bias,
+        qk_layernorm=spec.qk_norm,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        # These fusions need Apex or Transformer Engine.
+        bias_dropout_fusion=False,
+        bias_activation_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        # Weights are always filled from Hugging Face tensors, so that they do not depend on
+        # the layout; megatron's initialisation is only asked to mark which ones are shards.
+        init_method=_leave_as_allocated,
+        output_layer_init_method=_leave_as_allocated,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        context_parallel_size=layout.cp,
+        expert_model_parallel_size=layout.ep,
+        sequence_parallel=layout.sequence_parallel,
+        # Our losses carry their global denominators: megatron must sum, not average.
+        calculate_per_token_loss=True,
+        # Packed micro-batches differ in length, so pipeline stages exchange shapes first.
+        variable_seq_lengths=layout.pp > 1,
+        # Of the dispatchers only this one takes unequal lengths; read by experts alone, but
+        # checked for every model.
+        moe_token_dispatcher_type="alltoall",
+        # megatron-core's batched p2p mixes up the two messages of a pair of ranks on gloo.
+        overlap_p2p_comm=layout.vpp > 1,
+        batch_p2p_comm=layout.vpp == 1,
+        **_recompute(model),
+    )
+
+
+def build_chunks(
+    spec: ModelSpec, groups: ProcessGroups, model: ModelConfig
+) -> tuple[PolicyModel, ...]:
+    """This rank's pipeline chunks of the policy, with weights yet to be filled in."""
+    layout = groups.layout
+    config = transformer_config(spec, layout, model)
+    chunks = []
+    for chunk in range(layout.vpp):
+        vp_stage = chunk if layout.vpp > 1 else None
+        is_first = groups.pp_rank == 0 and chunk == 0
+        is_last = groups.pp_rank == layout.pp - 1 and chunk == layout.vpp - 1
+        policy = PolicyModel(
+            config=config,
+            transformer_layer_spec=_block_spec(config, vp_stage, groups.pp_rank),
+            vocab_size=spec.padded_vocab_size(layout.tp),
+            max_sequence_length=spec.max_position_embeddings,
+            pre_process=is_first,
+            post_process=is_last,
+            position_embedding_type="none",
+            share_embeddings_and_output_weights=spec.tie_word_embeddings,
+            pg_collection=groups.megatron,
+            vp_stage=vp_stage,
+        )
+        chunks.append(policy.to(device()))
+    return tuple(chunks)
+
+
+def _leave_as_allocated(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _block_spec(
+    config: TransformerConfig, vp_stage: int | None, pp_rank: int
+) -> TransformerBlockSubmodules:
+    layer = get_gpt_layer_local_spec(
+        normalization=config.normalization, qk_layernorm=config.qk_layernorm
+    )
+    _use_own_parts(layer, has_qk_norm=config.qk_layernorm)
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
+
+
+def _use_own_parts(layer: ModuleSpec, *, has_qk_norm: bool) -> None:
+    parts = layer.submodules
+    parts.input_layernorm = RMSNorm
+    parts.pre_mlp_layernorm = RMSNorm
+    attention = parts.self_attention.submodules
+    attention.core_attention = PlannedAttention
+    if has_qk_norm:
+        attention.q_layernorm = RMSNorm
+        attention.k_layernorm = RMSNorm
+
+
+def _recompute(model: ModelConfig) -> dict[str, object]:
+    if model.recompute == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    if model.recompute == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {}

@@ -1,0 +1,60 @@
+"""The one door to megatron.core: everything the model package uses of it.
+
+On a machine without CUDA, megatron.core must not be imported before it was made ready for
+CPU tensors; importing it from here sees to that.
+"""
+
+# ruff: noqa: E402 - install() has to come before the imports it prepares
+from __future__ import annotations
+
+from megatron_longrlvr.model.cpu.install import install
+
+install()
+
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.validation import StrictHandling
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    get_cuda_rng_tracker,
+)
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+__all__ = [
+    "CheckpointingException",
+    "DistributedDataParallel",
+    "DistributedDataParallelConfig",
+    "GPTModel",
+    "MegatronModule",
+    "MegatronOptimizer",
+    "ModuleSpec",
+    "OptimizerConfig",
+    "StrictHandling",
+    "TransformerBlockSubmodules",
+    "TransformerConfig",
+    "copy_to_tensor_model_parallel_region",
+    "dist_checkpointing",
+    "finalize_model_grads",
+    "gather_from_sequence_parallel_region",
+    "get_cuda_rng_tracker",
+    "get_forward_backward_func",
+    "get_gpt_layer_local_spec",
+    "get_megatron_optimizer",
+    "get_num_layers_to_build",
+]

@@ -1,0 +1,100 @@
+"""Run micro-batches through the pipeline with megatron-core's schedules.
+
+The caller supplies an objective: from the log-probabilities and entropies of a micro-batch's
+response tokens to a loss and to sums worth reporting. It is called on the last pipeline stage
+alone, once per micro-batch and context-parallel rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from megatron_longrlvr.model.local_batch import LocalBatch
+from megatron_longrlvr.model.logprobs import token_logprobs, vocabulary_shard
+from megatron_longrlvr.model.mcore import get_forward_backward_func
+from megatron_longrlvr.model.policy_model import PolicyModel, unwrap
+
+Objective = Callable[[int, LocalBatch, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""(index of the micro-batch, its local share, log-probabilities [N], entropies [N]) -> (loss,
+named results)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogprobSettings:
+    """How logits become log-probabilities."""
+
+    vocab_size: int
+    temperature: float
+    chunk_tokens: int
+
+
+def run_micro_batches(
+    chunks: Sequence[torch.nn.Module],
+    batches: Sequence[LocalBatch],
+    objective: Objective,
+    *,
+    settings: LogprobSettings,
+    forward_only: bool,
+) -> list[dict[str, Tensor]]:
+    """Forward, and backward unless ``forward_only``, over all micro-batches.
+
+    All ranks of a pipeline must call this with the same number of micro-batches.
+
+    Returns:
+        The objective's named results, one per micro-batch, on the last pipeline stage; an empty
+        list elsewhere.
+    """
+    iterators = [iter(enumerate(batches)) for _ in chunks]
+    is_single = len(chunks) == 1
+    results = get_forward_backward_func()(
+        forward_step_func=partial(_forward_step, objective=objective, settings=settings),
+        data_iterator=iterators[0] if is_single else iterators,
+        model=chunks[0] if is_single else list(chunks),
+        num_microbatches=len(batches),
+        seq_length=1,  # stages exchange shapes (variable_seq_lengths), so this is not read
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )
+    return list(results)
+
+
+def _forward_step(
+    batches: Iterator[tuple[int, LocalBatch]],
+    chunk: torch.nn.Module,
+    *,
+    objective: Objective,
+    settings: LogprobSettings,
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]]:
+    index, batch = next(batches)
+    hidden = chunk(batch.token_ids, batch.attention, batch.selected)
+
+    def loss_of(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        logprobs, entropy = chunk_logprobs(unwrap(chunk), hidden, batch.target_ids, settings)
+        loss, results = objective(index, batch, logprobs, entropy)
+        # megatron-core divides by this count only where we do not ask it to sum.
+        return loss, torch.zeros((), dtype=torch.int, device=loss.device), results
+
+    return hidden, loss_of
+
+
+def chunk_logprobs(
+    chunk: PolicyModel, hidden: Tensor, target_ids: Tensor, settings: LogprobSettings
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [N] of targets, from the last chunk's hidden states."""
+    weight, group = chunk.output_weight(), chunk.pg_collection.tp
+    shard = vocabulary_shard(
+        num_rows=len(weight), vocab_size=settings.vocab_size, rank=group.rank(), group=group
+    )
+    return token_logprobs(
+        hidden,
+        weight,
+        target_ids,
+        shard=shard,
+        temperature=settings.temperature,
+        chunk_tokens=settings.chunk_tokens,
+    )

@@ -1,0 +1,243 @@
+"""What a policy's architecture is, read from and written to a Hugging Face ``config.json``.
+
+Three dense families are known: Llama, Qwen2 (bias on q, k and v) and Qwen3 (RMSNorm on q and k).
+A configuration asking for anything that this package would compute differently is refused by
+the name of its key. Dropout settings are not read: a policy is always run without dropout.
+
+This module imports without torch, so that planner, launcher and configuration checks can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from megatron_longrlvr.config.policy import NewModelConfig
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.rope_spec import RopeSpec, read_rope, rope_scaling, whole_number
+
+Architecture = Literal["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+
+MODEL_TYPE_BY_ARCHITECTURE: Mapping[Architecture, str] = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+
+# What transformers assumes when a config.json leaves the key out, in all three families.
+_DEFAULT_NORM_EPS = 1e-6
+_DEFAULT_INITIALIZER_RANGE = 0.02
+_DEFAULT_QWEN3_HEAD_DIM = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """Architecture of a decoder-only policy."""
+
+    architecture: Architecture
+    vocab_size: int
+    """Rows of the Hugging Face embedding; may exceed the tokenizer's own size."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    qk_norm: bool
+    """RMSNorm over each head of q and k, before the rotation."""
+
+    rope: RopeSpec
+    max_position_embeddings: int
+    initializer_range: float
+    """Standard deviation of freshly drawn weights."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"num_key_value_heads={self.num_kv_heads} does not divide "
+                f"num_attention_heads={self.num_heads}"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim={self.head_dim} is odd; rotary embeddings need pairs")
+
+    def padded_vocab_size(self, tp: int) -> int:
+        """Smallest multiple of ``tp`` that holds the vocabulary."""
+        return math.ceil(self.vocab_size / tp) * tp
+
+
+def spec_from_new(new: NewModelConfig, vocab_size: int) -> ModelSpec:
+    """Describe the model that a recipe starts from random weights."""
+    return ModelSpec(
+        architecture=new.architecture,
+        vocab_size=vocab_size,
+        hidden_size=new.hidden_size,
+        intermediate_size=new.intermediate_size,
+        num_layers=new.num_hidden_layers,
+        num_heads=new.num_attention_heads,
+        num_kv_heads=new.num_key_value_heads,
+        head_dim=new.head_dim,
+        norm_eps=_DEFAULT_NORM_EPS,
+        tie_word_embeddings=new.tie_word_embeddings,
+        qkv_bias=new.architecture == "Qwen2ForCausalLM",
+        qk_norm=new.architecture == "Qwen3ForCausalLM",
+        rope=RopeSpec(kind="default", theta=new.rope_theta),
+        max_position_embeddings=new.max_position_embeddings,
+        initializer_range=new.initializer_range,
+    )
+
+
+def read_model_spec(folder: Path) -> ModelSpec:
+    """Read the architecture from ``folder/config.json``.
+
+    Models with ``dual_chunk_attention_config`` (the 1M-token Qwen2.5) are read with
+    ``max_position_embeddings`` lowered to the positions at which that scheme still equals plain
+    attention, which is the only kind computed here.
+
+    Raises:
+        ConfigError: The file is absent or no JSON, lacks a needed key, or asks for something
+            that is not supported; names file and key.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; model.path must be a model folder") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    try:
+        return _spec_from_hf_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
+    """Build the ``config.json`` of a model, readable by transformers 4 and 5.
+
+    Token ids and dtype are not part of the architecture; the writer of a folder adds them.
+    """
+    scaling = rope_scaling(spec.rope)
+    config: dict[str, Any] = {
+        "architectures": [spec.architecture],
+        "model_type": MODEL_TYPE_BY_ARCHITECTURE[spec.architecture],
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate_size,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": spec.num_heads,
+        "num_key_value_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": spec.norm_eps,
+        "tie_word_embeddings": spec.tie_word_embeddings,
+        "max_position_embeddings": spec.max_position_embeddings,
+        "initializer_range": spec.initializer_range,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "rope_theta": spec.rope.theta,
+        "rope_scaling": scaling,
+        "rope_parameters": {
+            **(scaling or {"rope_type": "default"}),
+            "rope_theta": spec.rope.theta,
+        },
+    }
+    if spec.architecture != "Qwen2ForCausalLM":
+        config["attention_bias"] = False
+    if spec.architecture != "LlamaForCausalLM":
+        config["use_sliding_window"] = False
+    return config
+
+
+def _spec_from_hf_config(config: Mapping[str, Any]) -> ModelSpec:
+    architecture = _read_architecture(config)
+    _refuse_unsupported(config, architecture)
+    num_heads = whole_number(config, "num_attention_heads")
+    hidden_size = whole_number(config, "hidden_size")
+    if config.get("num_key_value_heads") is None and architecture == "LlamaForCausalLM":
+        num_kv_heads = num_heads  # Llama 1 has no such key
+    else:
+        num_kv_heads = whole_number(config, "num_key_value_heads")
+    head_dim = config.get("head_dim") or (
+        _DEFAULT_QWEN3_HEAD_DIM if architecture == "Qwen3ForCausalLM" else hidden_size // num_heads
+    )
+    return ModelSpec(
+        architecture=architecture,
+        vocab_size=whole_number(config, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=whole_number(config, "intermediate_size"),
+        num_layers=whole_number(config, "num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        norm_eps=float(config.get("rms_norm_eps", _DEFAULT_NORM_EPS)),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=architecture == "Qwen2ForCausalLM",
+        qk_norm=architecture == "Qwen3ForCausalLM",
+        rope=read_rope(config),
+        max_position_embeddings=_max_positions(config),
+        initializer_range=float(config.get("initializer_range", _DEFAULT_INITIALIZER_RANGE)),
+    )
+
+
+def _read_architecture(config: Mapping[str, Any]) -> Architecture:
+    named = config.get("architectures")
+    for architecture in MODEL_TYPE_BY_ARCHITECTURE:
+        if named == [architecture]:
+            return architecture
+    raise ConfigError(
+        f"architectures={named} is not supported; use one of {', '.join(get_args(Architecture))}"
+    )
+
+
+def _refuse_unsupported(config: Mapping[str, Any], architecture: Architecture) -> None:
+    for key, expected in (("hidden_act", "silu"), ("quantization_config", None)):
+        if config.get(key, expected) != expected:
+            raise ConfigError(f"{key}={config[key]} is not supported; use {expected}")
+    # attention_bias puts a bias on the output projection too, which Qwen2 does not have.
+    for key in ("attention_bias", "mlp_bias"):
+        if config.get(key):
+            raise ConfigError(f"{key}={config[key]} is not supported; use false")
+    if config.get("partial_rotary_factor") not in (None, 1.0):
+        raise ConfigError(
+            f"partial_rotary_factor={config['partial_rotary_factor']} is not supported; use 1.0"
+        )
+    if _has_sliding_layer(config, architecture):
+        raise ConfigError(
+            f"sliding_window={config['sliding_window']} is active and not supported; "
+            "set use_sliding_window to false"
+        )
+
+
+def _has_sliding_layer(config: Mapping[str, Any], architecture: Architecture) -> bool:
+    """Tell whether any layer's window is shorter than the model's context."""
+    window = config.get("sliding_window")
+    if window is None or window >= _max_positions(config):
+        return False
+    if architecture == "LlamaForCausalLM":
+        return True
+    if not config.get("use_sliding_window", False):
+        return False
+    layer_types = config.get("layer_types")
+    if layer_types is not None:
+        return "sliding_attention" in layer_types
+    # transformers: layers from max_window_layers on slide.
+    return int(config.get("max_window_layers", 0)) < whole_number(config, "num_hidden_layers")
+
+
+def _max_positions(config: Mapping[str, Any]) -> int:
+    stated = whole_number(config, "max_position_embeddings")
+    dual_chunk = config.get("dual_chunk_attention_config")
+    if dual_chunk is None:
+        return stated
+    # Within one chunk, and within the context the model was trained on, dual chunk attention
+    # neither remaps positions nor rescales queries.
+    one_chunk = whole_number(dual_chunk, "chunk_size") - whole_number(dual_chunk, "local_size")
+    trained = dual_chunk.get("original_max_position_embeddings") or stated
+    return min(stated, one_chunk, int(trained))

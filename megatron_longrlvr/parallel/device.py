@@ -1,0 +1,50 @@
+"""The device this process computes on.
+
+Outside the model package this is the only file that speaks to ``torch.cuda``.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import torch
+
+_GIB = 1024**3
+_RUSAGE_UNIT_BYTES = 1024  # ru_maxrss is in KiB on Linux
+
+
+def has_cuda() -> bool:
+    """Whether CUDA is present; decides between GPU and CPU everywhere."""
+    return torch.cuda.is_available()
+
+
+def device() -> torch.device:
+    """This process's device: its own GPU, or the CPU."""
+    if has_cuda():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def select_local_device() -> None:
+    """Bind this process to the GPU of its ``LOCAL_RANK``; before any CUDA work."""
+    if has_cuda():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def backend_name() -> str:
+    """Name of torch.distributed's backend for this device."""
+    return "nccl" if has_cuda() else "gloo"
+
+
+def synchronize() -> None:
+    """Wait for queued device work, so that a wall-clock time means something."""
+    if has_cuda():
+        torch.cuda.synchronize()
+
+
+def peak_memory_gib() -> float:
+    """Most memory in use so far: allocated on the GPU, or resident in this process on the CPU."""
+    if has_cuda():
+        return torch.cuda.max_memory_allocated() / _GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RUSAGE_UNIT_BYTES / _GIB

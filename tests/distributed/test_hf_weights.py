@@ -1,0 +1,112 @@
+"""A Hugging Face folder goes through the real model of every layout and comes back bit for bit.
+
+Every rank, whatever it holds, gets the full tensors, in the same order. That the weights also
+mean the same there (logits, gradients) is the business of the layout tests.
+"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_longrlvr.config.policy import ModelConfig
+from megatron_longrlvr.model.hf_weights import export_hf_tensors, load_hf_weights
+from megatron_longrlvr.model.hf_writer import save_hf_folder
+from megatron_longrlvr.model.spec import read_model_spec
+from megatron_longrlvr.model.weight_map import hf_shapes, shard, tied_output_rule
+from megatron_longrlvr.parallel.groups import start_process_groups
+from megatron_longrlvr.parallel.layout import ParallelLayout
+from tests.support.tiny_models import save_tiny_model
+
+LAYOUTS_OF_2 = [
+    pytest.param(ParallelLayout(world_size=2, tp=2), id="tp2"),
+    pytest.param(ParallelLayout(world_size=2, tp=2, sequence_parallel=True), id="tp2-sp"),
+    pytest.param(ParallelLayout(world_size=2, pp=2), id="pp2"),
+    pytest.param(ParallelLayout(world_size=2, pp=2, vpp=2), id="pp2-vpp2"),
+    pytest.param(ParallelLayout(world_size=2, cp=2), id="cp2"),
+]
+
+
+def load_and_export(_rank, _world_size, layout, folder, dtype):
+    """Names in order, those whose tensors are not the folder's, and the state of a tied copy."""
+    from megatron_longrlvr.model.build import build_chunks
+
+    groups = start_process_groups(layout, seed=1)
+    spec = read_model_spec(folder)
+    chunks = build_chunks(spec, groups, ModelConfig(path=str(folder), dtype=dtype))
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            parameter.data.fill_(torch.nan)
+    load_hf_weights(chunks, folder, spec, tp_rank=groups.tp_rank, tp_size=layout.tp)
+    expected = load_file(folder / "model.safetensors")
+    names, wrong = [], []
+    for name, tensor in export_hf_tensors(chunks, spec, tp_group=groups.tp, pp_group=groups.pp):
+        names.append(name)
+        if not torch.equal(tensor, expected[name].to(tensor.dtype)):
+            wrong.append(name)
+    embedding = expected["model.embed_tokens.weight"]
+    return names, wrong, tied_copy_is_right(chunks, spec, groups, embedding)
+
+
+def tied_copy_is_right(chunks, spec, groups, embedding):
+    """Whether a tied last stage's own copy is the embedding; None where there is no copy."""
+    last = chunks[-1]
+    if not (spec.tie_word_embeddings and last.post_process and groups.layout.pp > 1):
+        return None
+    place = {"tp_rank": groups.tp_rank, "tp_size": groups.layout.tp}
+    own = shard(tied_output_rule(spec), [embedding], spec, **place)
+    return torch.equal(last.output_layer.weight, own.to(last.output_layer.weight.dtype))
+
+
+def check(results, folder):
+    spec = read_model_spec(folder)
+    for names, wrong, is_copy_right in results:
+        assert names == list(hf_shapes(spec))
+        assert wrong == []
+        assert is_copy_right is not False
+
+
+@pytest.mark.parametrize("layout", LAYOUTS_OF_2)
+@pytest.mark.parametrize(
+    ("family", "tie"), [("llama", False), ("qwen2", True), ("qwen3", False)], ids=str
+)
+def test_folder_comes_back_from_two_ranks(pool2, tmp_path, layout, family, tie):
+    save_tiny_model(tmp_path, family, tie=tie)
+    check(pool2.run(load_and_export, layout, tmp_path, "fp32"), tmp_path)
+
+
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+def test_folder_comes_back_from_four_ranks_in_bfloat16(pool4, tmp_path, tie):
+    save_tiny_model(tmp_path, "qwen2", tie=tie)
+    layout = ParallelLayout(world_size=4, tp=2, pp=2, sequence_parallel=True)
+    check(pool4.run(load_and_export, layout, tmp_path, "bf16"), tmp_path)
+
+
+def save_from_the_first_rank(rank, _world_size, layout, folder, target):
+    from megatron_longrlvr.model.build import build_chunks
+
+    groups = start_process_groups(layout, seed=1)
+    spec = read_model_spec(folder)
+    chunks = build_chunks(spec, groups, ModelConfig(path=str(folder), dtype="fp32"))
+    load_hf_weights(chunks, folder, spec, tp_rank=groups.tp_rank, tp_size=layout.tp)
+    tensors = export_hf_tensors(chunks, spec, tp_group=groups.tp, pp_group=groups.pp)
+    if rank == 0:
+        save_hf_folder(target, tensors, spec, tokenizer_folder=folder)
+    else:
+        for _ in tensors:
+            pass
+
+
+def test_one_rank_saves_while_the_others_take_part(pool4, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    save_tiny_model(source, "qwen3")
+    (source / "tokenizer.json").write_text("{}")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
+    layout = ParallelLayout(world_size=4, tp=2, pp=2)
+    pool4.run(save_from_the_first_rank, layout, source, target)
+    saved, expected = (load_file(path / "model.safetensors") for path in (target, source))
+    assert saved.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(saved[name], tensor), name

@@ -1,0 +1,70 @@
+"""Build learners on tiny models inside a rank, and read their gradients and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_longrlvr.config.policy import ModelConfig, OptimizerConfig
+from megatron_longrlvr.model.learner import Learner, LearnerSettings
+from megatron_longrlvr.model.policy import Policy, load_policy
+from megatron_longrlvr.model.policy_model import unwrap
+from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
+from megatron_longrlvr.model.weight_map import merge, rules_for_model, tied_output_rule
+from megatron_longrlvr.parallel.groups import ProcessGroups, start_process_groups
+from megatron_longrlvr.parallel.layout import ParallelLayout
+
+TEMPERATURE = 0.7
+
+
+def start_policy(folder: Path, layout: dict, world_size: int, **model: object) -> Policy:
+    groups = start_process_groups(ParallelLayout(world_size=world_size, **layout), seed=0)
+    settings = {"dtype": "fp32", "logprob_chunk_tokens": 7, **model}
+    config = ModelConfig(path=str(folder), **settings)
+    return load_policy(folder, read_model_spec(folder), groups, config)
+
+
+def start_learner(policy: Policy, *, lr: float = 1e-2, clip: float = 0.5, **optimizer) -> Learner:
+    config = OptimizerConfig(lr=lr, clip_grad=clip, **optimizer)
+    settings = LearnerSettings(optimizer=config, num_optimizer_steps=10, temperature=TEMPERATURE)
+    return Learner(policy, settings)
+
+
+def gather_gradients(learner: Learner) -> dict[str, Tensor]:
+    """Full gradients by Hugging Face name, from the reduced gradient buffers; on every rank."""
+    return _gather(learner.wrapped, learner.policy.groups, learner.policy.spec, "main_grad")
+
+
+def gather_weights(learner: Learner) -> dict[str, Tensor]:
+    """Full weights by Hugging Face name, on every rank."""
+    return _gather(learner.wrapped, learner.policy.groups, learner.policy.spec, "data")
+
+
+def _gather(
+    wrapped: Sequence[torch.nn.Module], groups: ProcessGroups, spec: ModelSpec, attribute: str
+) -> dict[str, Tensor]:
+    rules = {rule.megatron_name: rule for rule in rules_for_model(spec)}
+    if spec.tie_word_embeddings:
+        rules["output_layer.weight"] = tied_output_rule(spec)
+    merged: dict[str, Tensor] = {}
+    for chunk in map(unwrap, wrapped):
+        for name, parameter in chunk.named_parameters():
+            rule = rules[_global_name(chunk, name)]
+            own = getattr(parameter, attribute).detach().clone().to(parameter.dtype)
+            shards = [torch.empty_like(own) for _ in range(groups.layout.tp)]
+            dist.all_gather(shards, own, group=groups.tp)
+            merged.update(merge(rule, shards, spec))
+    stages: list[dict[str, Tensor]] = [{} for _ in range(groups.layout.pp)]
+    dist.all_gather_object(stages, merged, group=groups.pp)
+    return {name: tensor.clone() for stage in stages for name, tensor in stage.items()}
+
+
+def _global_name(chunk: torch.nn.Module, name: str) -> str:
+    if not name.startswith("decoder.layers."):
+        return name
+    local, rest = name.removeprefix("decoder.layers.").split(".", 1)
+    return f"decoder.layers.{chunk.decoder.layers[int(local)].layer_number - 1}.{rest}"
