@@ -33,6 +33,16 @@ from megatron_longrlvr.stages import (
 )
 
 
+# What a sum over tokens is called once it is divided by their number.
+_MEAN_NAMES = {
+    "ratio": "ratio_mean",
+    "entropy": "entropy_mean",
+    "clipped_low": "clipped_low_frac",
+    "clipped_high": "clipped_high_frac",
+    "dual_clipped": "dual_clipped_frac",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnerSettings:
     """How the policy is trained."""
@@ -80,13 +90,9 @@ class Learner:
                 are as before the call, on every rank.
         """
         packed = batch.packed
-        names = ("loss", *sum_names(has_reference=batch.reference_logprobs is not None))
-        return self._step(
-            packed,
-            policy_gradient(batch, config),
-            names=names,
-            denominators=dict.fromkeys(names[1:], packed.num_global_response_tokens),
-        )
+        has_reference = batch.reference_logprobs is not None
+        names = ("loss", *sum_names(has_reference=has_reference))
+        return self._step(packed, policy_gradient(batch, config), names=names)
 
     def imitate(self, packed: PackedBatch) -> UpdateStats:
         """Take one optimizer step on the likelihood of demonstrations.
@@ -94,20 +100,10 @@ class Learner:
         Raises:
             NonFiniteUpdate: As in :meth:`update`.
         """
-        return self._step(
-            packed,
-            likelihood(packed.micro_batches),
-            names=("loss", "entropy"),
-            denominators={"entropy": packed.num_global_response_tokens},
-        )
+        return self._step(packed, likelihood(packed.micro_batches), names=("loss", "entropy"))
 
     def _step(
-        self,
-        packed: PackedBatch,
-        objective: Objective,
-        *,
-        names: Sequence[str],
-        denominators: Mapping[str, int],
+        self, packed: PackedBatch, objective: Objective, *, names: Sequence[str]
     ) -> UpdateStats:
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
@@ -130,9 +126,14 @@ class Learner:
         _, grad_norm, _ = self.optimizer.step()
         self.version = PolicyVersion(self.version + 1)
         totals = self._global_sums(results, names)
-        metrics = {name: total / denominators.get(name, 1) for name, total in totals.items()}
+        means = {
+            # The loss holds its denominator already.
+            _MEAN_NAMES.get(name, name): total
+            / (1 if name == "loss" else packed.num_global_response_tokens)
+            for name, total in totals.items()
+        }
         return UpdateStats(
-            version=self.version, metrics={**metrics, "grad_norm": float(grad_norm), "lr": lr}
+            version=self.version, metrics={**means, "grad_norm": float(grad_norm), "lr": lr}
         )
 
     def _refuse_non_finite(

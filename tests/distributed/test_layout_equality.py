@@ -8,6 +8,7 @@ context-parallel ranks, or weights over tensor and pipeline ranks only reorders 
 Not covered: bf16 across layouts (test_bf16 below bounds it against fp32), expert parallelism.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ from tests.support.tiny_models import save_tiny_model, tiny_model
 # Float32 keeps 24 bits (6e-8); sums of a few hundred terms in another order move the last few of
 # them, more where terms cancel (norm weights, biases). Relative to the tensor's norm.
 FP32_RTOL = 4e-6
-# Three Adam steps of at most lr = 1e-2. With eps at 1e-3 a weight whose gradient g is off by d moves
-# by lr * d / (|g| + eps) too far: 10 * d at most, and d is about 1e-7.
+# Three Adam steps of at most lr = 1e-2. With eps at 1e-3 a weight whose gradient g is off by d
+# moves by lr * d / (|g| + eps) too far: 10 * d at most, and d is about 1e-7.
 PARAMETER_ATOL = 1e-5
 ADAM = {"lr": 1e-2, "eps": 1e-3}
 
@@ -82,7 +83,7 @@ def three_steps(rank, world_size, folder, layout, optimizer):  # noqa: ARG001
     for seed in range(3):
         batch = learner.add_logprobs(_share(policy, seed), ALGORITHM)
         metrics = learner.update(batch, ALGORITHM).metrics
-        stats.append((metrics["loss"], metrics["grad_norm"], metrics["entropy"]))
+        stats.append((metrics["loss"], metrics["grad_norm"], metrics["entropy_mean"]))
     weights = gather_weights(learner)
     close_process_groups()
     return stats, weights
@@ -198,7 +199,7 @@ def _transformers_pass(family, *, tie, seed):
     batch = random_batch(seed=seed)
     for micro_batch in batch.micro_batches:
         edges = micro_batch.cu_seqlens.tolist()
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             rows = slice(start + 1, end)
             mask = micro_batch.is_response[rows]
             logits = model(micro_batch.token_ids[None, start:end]).logits[0, :-1] / TEMPERATURE

@@ -1,0 +1,196 @@
+"""Response format: what a response cites and answers; rendering and two parsers.
+
+    reasoning</think>
+    <useful_chunks><CHUNK_3> <CHUNK_7></useful_chunks>
+    <answer>
+    text
+    </answer>
+
+``parse_strict`` is the rule of the paper's released reward, ``parse_tolerant`` reads what a careful
+person would. A response is data: neither parser raises, whatever the text, and both take time
+linear in its length.
+
+Paper: LongRLVR, arXiv:2603.02146; the strict rule follows the authors' released reward code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+CITATION_TAG = "useful_chunks"
+ANSWER_TAG = "answer"
+
+_STRICT_ID = re.compile(r"<CHUNK_(\d+)>")
+
+# Possessive quantifiers throughout: giving white space back could only make a match quadratic.
+_TOLERANT_TAG = re.compile(
+    r"<\s*+(?P<slash>/?+)\s*+(?:(?P<citation>useful[\s_-]?+chunks?+)|(?P<answer>answer))\s*+>",
+    re.IGNORECASE,
+)
+
+# Spellings that models write for <CHUNK_3>: other case, spaces inside, one bracket missing. Closing
+# tags are matched to be passed over, and an id that goes on (<CHUNK_105J>, <CHUNK_12-12>) is none.
+_TOLERANT_ID = re.compile(
+    r"<\s*+/\s*+chunk"
+    r"|<\s*+chunk[\s_]?+(?P<opened>\d++)(?![\w-])"
+    r"|(?<!\w)chunk[\s_]?+(?P<closed>\d++)\s*+>",
+    re.IGNORECASE,
+)
+
+# Ids above this cannot name a chunk; int() refuses a text of several thousand digits.
+_MAX_ID_DIGITS = 18
+_NO_SUCH_CHUNK = 10**_MAX_ID_DIGITS
+
+
+class ParseOutcome(StrEnum):
+    """What a parser found; the first that applies, in the order of this list."""
+
+    OK = "ok"
+    """A citation block and an answer block. The citation block may list no chunk."""
+
+    NO_BLOCKS = "no_blocks"
+    """Neither block."""
+
+    NO_CITATION = "no_citation"
+    """An answer, but no complete citation block."""
+
+    NO_ANSWER = "no_answer"
+    """A citation, but no complete answer block."""
+
+    REPEATED_CITATION = "repeated_citation"
+    """More than one citation block; strict parser only."""
+
+    REPEATED_ANSWER = "repeated_answer"
+    """One citation block and more than one answer block; strict parser only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParsedResponse:
+    """A response taken apart. Parts may be present although the outcome is not OK."""
+
+    outcome: ParseOutcome
+    cited_chunk_ids: tuple[int, ...]
+    """As written: in order, with repeats, whether or not such a chunk exists. Empty without a
+    citation block of its own."""
+
+    answer: str | None
+    """Stripped content of the answer block; None without one, or with several."""
+
+
+def closed_blocks(text: str, tag: str) -> tuple[str, ...]:
+    """Contents of ``<tag>...</tag>``, exact spelling, each from an opening to the next closing tag.
+
+    Equals ``re.findall("<tag>(.*?)</tag>", text, re.DOTALL)``, which takes quadratic time where
+    opening tags repeat and none closes.
+    """
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    blocks = []
+    end = 0
+    while (start := text.find(opening, end)) >= 0:
+        start += len(opening)
+        stop = text.find(closing, start)
+        if stop < 0:
+            break
+        blocks.append(text[start:stop])
+        end = stop + len(closing)
+    return tuple(blocks)
+
+
+def parse_strict(text: str) -> ParsedResponse:
+    """Read a response by the paper's rule.
+
+    Exactly one closed block of each kind, case-sensitive, counted over the whole response,
+    reasoning included; order and place do not matter. Ids are exactly ``<CHUNK_digits>``.
+    """
+    citations = closed_blocks(text, CITATION_TAG)
+    answers = closed_blocks(text, ANSWER_TAG)
+    found = _STRICT_ID.findall(citations[0]) if len(citations) == 1 else ()
+    return ParsedResponse(
+        outcome=_outcome(num_citations=len(citations), num_answers=len(answers)),
+        cited_chunk_ids=tuple(_to_chunk_id(digits) for digits in found),
+        answer=answers[0].strip() if len(answers) == 1 else None,
+    )
+
+
+def parse_tolerant(text: str) -> ParsedResponse:
+    """Read a response with case, spacing and repetition forgiven.
+
+    Of each kind the last complete block of the response counts: one after ``</think>`` rather than
+    a draft in the reasoning, but also one before it, since models close their reasoning too late or
+    twice. A block runs from a closing tag back to the nearest opening tag. A missing closing tag is
+    not forgiven: where the block ends would be a guess.
+
+    Wherever :func:`parse_strict` finds OK, so does this one.
+    """
+    tags = list(_TOLERANT_TAG.finditer(text))
+    citation = _last_block(text, tags, kind="citation")
+    answer = _last_block(text, tags, kind="answer")
+    return ParsedResponse(
+        outcome=_outcome(num_citations=citation is not None, num_answers=answer is not None),
+        cited_chunk_ids=_tolerant_ids(citation or ""),
+        answer=None if answer is None else answer.strip(),
+    )
+
+
+def render_response(*, cited_chunk_ids: Sequence[int], answer: str, reasoning: str = "") -> str:
+    """Write a response that both parsers read back.
+
+    Raises:
+        ValueError: The parts would not be read back: reasoning or answer hold block tags, the
+            answer has white space around it, or an id is negative.
+    """
+    ids = " ".join(f"<CHUNK_{chunk_id}>" for chunk_id in cited_chunk_ids)
+    thought = f"{reasoning}</think>\n" if reasoning else ""
+    text = (
+        f"{thought}<{CITATION_TAG}>{ids}</{CITATION_TAG}>\n"
+        f"<{ANSWER_TAG}>\n{answer}\n</{ANSWER_TAG}>"
+    )
+    wanted = ParsedResponse(
+        outcome=ParseOutcome.OK, cited_chunk_ids=tuple(cited_chunk_ids), answer=answer
+    )
+    if parse_strict(text) != wanted or parse_tolerant(text) != wanted:
+        raise ValueError(
+            f"a response citing {list(cited_chunk_ids)} and answering {answer!r} would not be read "
+            "back; keep tags out of reasoning and answer, white space off the answer's ends, and "
+            "chunk ids at 0 or above"
+        )
+    return text
+
+
+def _outcome(*, num_citations: int, num_answers: int) -> ParseOutcome:
+    if not num_citations and not num_answers:
+        return ParseOutcome.NO_BLOCKS
+    if not num_citations:
+        return ParseOutcome.NO_CITATION
+    if not num_answers:
+        return ParseOutcome.NO_ANSWER
+    if num_citations > 1:
+        return ParseOutcome.REPEATED_CITATION
+    return ParseOutcome.REPEATED_ANSWER if num_answers > 1 else ParseOutcome.OK
+
+
+def _last_block(text: str, tags: Sequence[re.Match[str]], *, kind: str) -> str | None:
+    block: str | None = None
+    opening: re.Match[str] | None = None
+    for tag in tags:
+        if tag[kind] is None:
+            continue
+        if not tag["slash"]:
+            opening = tag
+        elif opening is not None:
+            block = text[opening.end() : tag.start()]
+            opening = None
+    return block
+
+
+def _tolerant_ids(block: str) -> tuple[int, ...]:
+    spelled = (match["opened"] or match["closed"] for match in _TOLERANT_ID.finditer(block))
+    return tuple(_to_chunk_id(digits) for digits in spelled if digits)
+
+
+def _to_chunk_id(digits: str) -> int:
+    significant = digits.lstrip("0") or "0"
+    return int(significant) if len(significant) <= _MAX_ID_DIGITS else _NO_SUCH_CHUNK

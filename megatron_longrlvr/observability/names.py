@@ -1,0 +1,92 @@
+"""Names of everything that is measured: ``stage/quantity_unit``.
+
+A ``mean`` or ``frac`` is over all data-parallel ranks; a name without such an ending is a total.
+``frac`` lies in [0, 1]. Times are seconds of the slowest rank; GiB is 1024**3 bytes.
+"""
+
+from __future__ import annotations
+
+# What the policy wrote.
+ROLLOUT_PROMPTS = "rollout/prompts"
+ROLLOUT_SAMPLES = "rollout/samples"
+ROLLOUT_ROUNDS = "rollout/rounds"
+ROLLOUT_RESPONSE_TOKENS = "rollout/response_tokens"
+ROLLOUT_RESPONSE_TOKENS_MEAN = "rollout/response_tokens_mean"
+ROLLOUT_TRUNCATED_FRAC = "rollout/truncated_frac"
+ROLLOUT_CITED_CHUNKS_MEAN = "rollout/cited_chunks_mean"
+ROLLOUT_TOKENS_PER_S = "rollout/tokens_per_s"
+ROLLOUT_PARSE_PREFIX = "rollout/parse_"
+"""Followed by a parse outcome and ``_frac``; see :func:`parse_outcome_frac`."""
+
+# What it earned; over valid samples unless the name says otherwise.
+REWARD_MEAN = "reward/mean"
+REWARD_STD = "reward/std"
+REWARD_ANSWER_MEAN = "reward/answer_mean"
+REWARD_CONTEXT_F_BETA_MEAN = "reward/context_f_beta_mean"
+REWARD_CONTEXT_PRECISION_MEAN = "reward/context_precision_mean"
+REWARD_CONTEXT_RECALL_MEAN = "reward/context_recall_mean"
+REWARD_FORMAT_OK_FRAC = "reward/format_ok_frac"
+REWARD_INVALID_SAMPLES = "reward/invalid_samples"
+REWARD_GROUPS_INFORMATIVE_FRAC = "reward/groups_informative_frac"
+"""Groups with spread in the reward, dropped or not."""
+
+REWARD_GROUPS_DROPPED_FRAC = "reward/groups_dropped_frac"
+"""Groups that were left out of loss and denominator."""
+
+# Answer right or wrong against context grounded or not: four shares that sum to 1.
+REWARD_RIGHT_GROUNDED_FRAC = "reward/right_grounded_frac"
+REWARD_RIGHT_UNGROUNDED_FRAC = "reward/right_ungrounded_frac"
+REWARD_WRONG_GROUNDED_FRAC = "reward/wrong_grounded_frac"
+REWARD_WRONG_UNGROUNDED_FRAC = "reward/wrong_ungrounded_frac"
+REWARD_GROUNDED_GIVEN_RIGHT = "reward/grounded_given_right"
+"""Share of the right answers whose citations are grounded; unmeasured without a right answer."""
+
+# Held-out measurement.
+EVAL_SAMPLES = "eval/samples"
+EVAL_PROMPTS = "eval/prompts"
+EVAL_INVALID_SAMPLES = "eval/invalid_samples"
+EVAL_REWARD_MEAN = "eval/reward_mean"
+EVAL_ANSWER_MEAN = "eval/answer_mean"
+EVAL_ANSWER_STDERR = "eval/answer_stderr"
+EVAL_CONTEXT_F_BETA_MEAN = "eval/context_f_beta_mean"
+EVAL_CONTEXT_F_BETA_STDERR = "eval/context_f_beta_stderr"
+EVAL_CONTEXT_PRECISION_MEAN = "eval/context_precision_mean"
+EVAL_CONTEXT_RECALL_MEAN = "eval/context_recall_mean"
+EVAL_FORMAT_OK_FRAC = "eval/format_ok_frac"
+EVAL_RESPONSE_TOKENS_MEAN = "eval/response_tokens_mean"
+EVAL_TRUNCATED_FRAC = "eval/truncated_frac"
+
+# What the optimizer step did; means over response tokens.
+UPDATE_PREFIX = "update/"
+UPDATE_LOSS = "update/loss"
+UPDATE_GRAD_NORM = "update/grad_norm"
+UPDATE_CLIPPED_FRAC = "update/clipped_frac"
+UPDATE_CLIPPED_LOW_FRAC = "update/clipped_low_frac"
+UPDATE_CLIPPED_HIGH_FRAC = "update/clipped_high_frac"
+UPDATE_DUAL_CLIPPED_FRAC = "update/dual_clipped_frac"
+UPDATE_RATIO_MEAN = "update/ratio_mean"
+UPDATE_KL = "update/kl"
+"""To the frozen reference, by the recipe's estimator."""
+
+UPDATE_BEHAVIOR_PROXIMAL_KL = "update/behavior_proximal_kl"
+UPDATE_ENTROPY_MEAN = "update/entropy_mean"
+UPDATE_LR = "update/lr"
+UPDATE_SKIPPED = "update/skipped"
+
+# Where the time of a step went.
+TIMING_GENERATE_S = "timing/generate_s"
+TIMING_SCORE_S = "timing/score_s"
+TIMING_LOGPROBS_S = "timing/logprobs_s"
+TIMING_UPDATE_S = "timing/update_s"
+TIMING_PUBLISH_S = "timing/publish_s"
+TIMING_STEP_S = "timing/step_s"
+TIMING_EVALUATE_S = "timing/evaluate_s"
+
+# Highest use so far, of the fullest rank.
+MEMORY_HOST_PEAK_GIB = "memory/host_peak_gib"
+MEMORY_DEVICE_PEAK_GIB = "memory/device_peak_gib"
+
+
+def parse_outcome_frac(outcome: str) -> str:
+    """Name of the share of samples that parsed to an outcome."""
+    return f"{ROLLOUT_PARSE_PREFIX}{outcome}_frac"

@@ -1,0 +1,120 @@
+"""``samples/step_000012.jsonl``: what the policy wrote and what each response earned.
+
+One JSON object per sample. A line holds its whole prompt, so that it can be read alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.stages import ScoredSample
+
+SAMPLES_DIR = "samples"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRecord:
+    """One scored response with the prompt it answers."""
+
+    step: int
+    prompt_id: str
+    sample_index: int
+    """Place within its group, from 0."""
+
+    question: str
+    chunks: Sequence[str]
+    """The index is the chunk id."""
+
+    evidence_chunk_ids: Sequence[int]
+    """Sorted."""
+
+    cited_chunk_ids: Sequence[int]
+    """As written: in order, with repeats."""
+
+    answer: str | None
+    reference_answers: Sequence[str]
+    reward: float
+    reward_parts: Mapping[str, float]
+    response_text: str
+    num_response_tokens: int
+    finish_reason: str
+    policy_version: int
+    parse_outcome: str
+    is_valid: bool
+    """False where no reward could be found out."""
+
+
+def samples_path(run_dir: Path, step: int) -> Path:
+    """File that holds the samples of a step."""
+    return run_dir / SAMPLES_DIR / f"step_{step:06d}.jsonl"
+
+
+def list_samples(run_dir: Path) -> list[Path]:
+    """Sample files of a run in the order of steps."""
+    return sorted((run_dir / SAMPLES_DIR).glob("step_*.jsonl"))
+
+
+def write_samples(run_dir: Path, scored: Sequence[ScoredSample], *, step: int) -> Path:
+    """Write the samples of all ranks; one rank calls this.
+
+    Returns:
+        The file, complete or not there at all.
+    """
+    path = samples_path(run_dir, step)
+    records = (to_record(one, step=step) for one in scored)
+    # ASCII, because a tokenizer can decode to halves of surrogate pairs, which no file takes.
+    lines = (json.dumps(asdict(record)) + "\n" for record in records)
+    write_atomically(path, "".join(lines))
+    return path
+
+
+def read_samples(path: Path) -> list[SampleRecord]:
+    """Read a file that :func:`write_samples` wrote.
+
+    Raises:
+        ValueError: A line is not a sample; names file and line.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def to_record(scored: ScoredSample, *, step: int) -> SampleRecord:
+    """Flatten a scored sample and its prompt."""
+    sample = scored.sample
+    prompt = sample.prompt
+    return SampleRecord(
+        step=step,
+        prompt_id=prompt.prompt_id,
+        sample_index=sample.sample_index,
+        question=prompt.question,
+        chunks=list(prompt.chunks),
+        evidence_chunk_ids=sorted(prompt.evidence_chunk_ids),
+        cited_chunk_ids=list(scored.cited_chunk_ids),
+        answer=scored.answer,
+        reference_answers=list(prompt.reference_answers),
+        reward=scored.reward,
+        reward_parts=dict(scored.reward_parts),
+        response_text=sample.text,
+        num_response_tokens=len(sample.token_ids),
+        finish_reason=sample.finish_reason.value,
+        policy_version=sample.policy_version,
+        parse_outcome=scored.parse_outcome,
+        is_valid=scored.is_valid,
+    )
+
+
+def _parse(line: str, place: str) -> SampleRecord:
+    try:
+        content: Any = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON: {error}") from error
+    expected = {field.name for field in fields(SampleRecord)}
+    if not isinstance(content, dict) or content.keys() != expected:
+        keys = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{place} is not a sample: got {keys}, expected {sorted(expected)}")
+    return SampleRecord(**content)

@@ -1,0 +1,189 @@
+"""Tables of a report: held-out scores, settings that differ, where the runs come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_longrlvr.observability import names
+from megatron_longrlvr.reporting.run_record import Point, RunRecord
+
+MISSING = "not measured"
+NOT_SET = "not set"
+NOT_RECORDED = "not recorded"
+
+HELDOUT_SCORES = (
+    (names.EVAL_CONTEXT_F_BETA_MEAN, names.EVAL_CONTEXT_F_BETA_STDERR, "{f_beta}"),
+    (names.EVAL_CONTEXT_RECALL_MEAN, None, "Evidence recall"),
+    (names.EVAL_CONTEXT_PRECISION_MEAN, None, "Citation precision"),
+    (names.EVAL_ANSWER_MEAN, names.EVAL_ANSWER_STDERR, "Answer accuracy"),
+    (names.EVAL_FORMAT_OK_FRAC, None, "Well-formed responses"),
+)
+"""Metric, metric of its standard error where there is one, and heading."""
+
+_ALWAYS_DIFFERENT = ("run.name", "run.dir")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A score and the step it was measured at."""
+
+    text: str
+    step: int | None
+    """None where nothing was measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRow:
+    """First, last and best of one score in one run."""
+
+    run_index: int
+    label: str
+    first: Cell
+    last: Cell
+    best: Cell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreBlock:
+    """One score over all runs."""
+
+    metric: str
+    title: str
+    rows: Sequence[ScoreRow]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SettingRow:
+    """One dotted key and its value in each run."""
+
+    key: str
+    values: Sequence[str]
+
+
+def f_beta_name(runs: Sequence[RunRecord]) -> str:
+    """``F2`` where every run counts with beta 2; ``F-beta`` where they differ or do not say."""
+    betas = {dict(flatten(run.config)).get("rewards.context.beta") for run in runs}
+    beta = betas.pop() if len(betas) == 1 else None
+    return "F-beta" if beta is None else f"F{beta:g}"
+
+
+def describe_run(run: RunRecord) -> str:
+    """Say in a line what was trained and how far."""
+    settings = dict(flatten(run.config))
+    said = [
+        f"{word} {settings[key]}"
+        for word, key in (("reward", "rewards.variant"), ("start", "model.path"))
+        if key in settings
+    ]
+    planned = f" of {settings['trainer.steps']}" if "trainer.steps" in settings else ""
+    done = "no metrics logged" if run.last_step is None else f"step {run.last_step}{planned}"
+    return ", ".join([*said, done])
+
+
+def score_blocks(runs: Sequence[RunRecord]) -> list[ScoreBlock]:
+    """Held-out scores: first, last and best, each with its step.
+
+    Best is the highest, and of equals the earliest.
+    """
+    return [
+        ScoreBlock(
+            metric=metric,
+            title=title.format(f_beta=f_beta_name(runs)),
+            rows=[
+                _score_row(run, index, metric=metric, stderr=stderr)
+                for index, run in enumerate(runs)
+            ],
+        )
+        for metric, stderr, title in HELDOUT_SCORES
+    ]
+
+
+def differing_settings(runs: Sequence[RunRecord]) -> list[SettingRow]:
+    """Keys of the configuration that the runs do not share; their names and places aside."""
+    flat = [dict(flatten(run.config)) for run in runs]
+    keys = sorted({key for config in flat for key in config} - set(_ALWAYS_DIFFERENT))
+    rows = [
+        SettingRow(
+            key=key,
+            values=[json.dumps(config[key]) if key in config else NOT_SET for config in flat],
+        )
+        for key in keys
+    ]
+    return [row for row in rows if len(set(row.values)) > 1]
+
+
+def provenance_rows(runs: Sequence[RunRecord]) -> list[SettingRow]:
+    """Where each run comes from, one fact a row."""
+    facts = [_facts(run) for run in runs]
+    keys = list(dict.fromkeys(key for fact in facts for key in fact))
+    return [
+        SettingRow(key=key, values=[fact.get(key, NOT_RECORDED) for fact in facts]) for key in keys
+    ]
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys with their values; lists and empty sections count as values."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _score_row(run: RunRecord, index: int, *, metric: str, stderr: str | None) -> ScoreRow:
+    measured = [point for point in run.points(metric) if point.value is not None]
+    errors = {point.step: point.value for point in run.points(stderr)} if stderr else {}
+
+    def cell(point: Point | None) -> Cell:
+        if point is None:
+            return Cell(text=MISSING, step=None)
+        error = errors.get(point.step)
+        spread = "" if error is None else f" \N{PLUS-MINUS SIGN} {error:.3f}"
+        return Cell(text=f"{point.value:.3f}{spread}", step=point.step)
+
+    # max() keeps the first of equals.
+    best = max(measured, key=lambda point: point.value or 0.0) if measured else None
+    return ScoreRow(
+        run_index=index,
+        label=run.label,
+        first=cell(measured[0] if measured else None),
+        last=cell(measured[-1] if measured else None),
+        best=cell(best),
+    )
+
+
+def _facts(run: RunRecord) -> dict[str, str]:
+    planned = dict(flatten(run.config)).get("trainer.steps", NOT_RECORDED)
+    done = MISSING if run.last_step is None else str(run.last_step)
+    facts = {"directory": str(run.run_dir), "steps logged / planned": f"{done} / {planned}"}
+    if run.provenance is None:
+        return facts
+    given = run.provenance
+    versions = [f"{name} {version}" for name, version in given.get("library_versions", {}).items()]
+    return facts | {
+        "code": _describe_code(given),
+        "started (UTC)": str(given.get("started_utc", NOT_RECORDED)),
+        "earlier starts": str(len(given.get("earlier_starts", []))),
+        "machine": _describe_machine(given),
+        "python": str(given.get("python_version", NOT_RECORDED)),
+        "libraries": ", ".join(versions) or NOT_RECORDED,
+        "command": " ".join(given.get("command", [])) or NOT_RECORDED,
+    }
+
+
+def _describe_code(given: Mapping[str, Any]) -> str:
+    git = given.get("git")
+    version = f"version {given.get('package_version', NOT_RECORDED)}"
+    if git is None:
+        return f"{version}, no checkout"
+    changes = ", with uncommitted changes" if git["is_dirty"] else ""
+    return f"{version}, commit {git['commit'][:12]}{changes}"
+
+
+def _describe_machine(given: Mapping[str, Any]) -> str:
+    gpus = given.get("gpu_names", [])
+    devices = ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus))
+    return f"{given.get('host')}, {given.get('num_cpus')} CPUs, {devices or 'no GPU'}"
