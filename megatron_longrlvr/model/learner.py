@@ -32,7 +32,6 @@ from megatron_longrlvr.stages import (
     UpdateStats,
 )
 
-
 # What a sum over tokens is called once it is divided by their number.
 _MEAN_NAMES = {
     "ratio": "ratio_mean",
@@ -132,6 +131,8 @@ class Learner:
             / (1 if name == "loss" else packed.num_global_response_tokens)
             for name, total in totals.items()
         }
+        if "clipped_low_frac" in means:
+            means["clipped_frac"] = means["clipped_low_frac"] + means["clipped_high_frac"]
         return UpdateStats(
             version=self.version, metrics={**means, "grad_norm": float(grad_norm), "lr": lr}
         )

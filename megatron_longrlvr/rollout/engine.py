@@ -1,0 +1,44 @@
+"""What every rollout engine offers: prompts in, samples out.
+
+An engine knows prompts, samples and a policy version; it knows nothing of rewards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from megatron_longrlvr.stages import PolicyVersion, PromptBatch, RolloutBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How responses are drawn."""
+
+    max_response_tokens: int
+    temperature: float
+    """0 takes the likeliest token."""
+
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+
+    seed: int
+    """With the step, the prompt's id and the place in the group it fixes a sample's random
+    numbers, whatever else is sampled beside it."""
+
+
+class RolloutEngine(Protocol):
+    """Samples responses from the current policy."""
+
+    def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
+        """Sample each prompt ``prompts.group_size`` times, in group order."""
+        ...
+
+
+class WeightPublisher(Protocol):
+    """Moves the learner's weights into the rollout engine."""
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Return once the engine samples from these weights."""
+        ...

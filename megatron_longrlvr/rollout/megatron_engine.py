@@ -1,0 +1,293 @@
+"""Rollouts from the learner's own megatron-core model, with a key/value cache.
+
+Needs nothing but the learner, and its log-probabilities are those of the very weights being
+trained. Prompts wait in a queue; a cache slot takes the next one as soon as all samples of
+its prompt have ended, so short responses do not wait for long ones elsewhere. The ranks of a
+data-parallel replica decode together; context-parallel ranks decode the same tokens side by
+side, since their group only helps where sequences are long and queries many.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_longrlvr.data.tokenizer import Tokenizer
+from megatron_longrlvr.model.decoding import (
+    CacheShape,
+    DecodeAttention,
+    KeyValueCache,
+    PrefillAttention,
+    run_pipeline,
+)
+from megatron_longrlvr.model.logprobs import shard_logits, vocabulary_shard
+from megatron_longrlvr.model.policy import Policy
+from megatron_longrlvr.model.rope import inverse_frequencies, rotation
+from megatron_longrlvr.model.sequence_plan import plan_sequences
+from megatron_longrlvr.parallel.device import device
+from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.sampling import choose_tokens, sample_uniforms
+from megatron_longrlvr.stages import (
+    FinishReason,
+    PolicyVersion,
+    Prompt,
+    PromptBatch,
+    RolloutBatch,
+    Sample,
+)
+
+# Prompt tokens per prefill pass; prompts are packed up to it, a longer one goes alone.
+_PREFILL_TOKENS = 16_384
+
+
+@dataclass(kw_only=True)
+class _Running:
+    """A sample being written."""
+
+    prompt: Prompt
+    sample_index: int
+    uniforms: Tensor
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class _Decoding:
+    """State of one call of ``generate``."""
+
+    params: SamplingParams
+    step: int
+    cache: KeyValueCache
+    waiting: deque[Prompt]
+    slots: list[Prompt | None]
+    running: dict[int, _Running] = field(default_factory=dict)
+    """By place among slots * group."""
+
+    done: list[tuple[_Running, FinishReason]] = field(default_factory=list)
+
+
+class MegatronEngine:
+    """Decodes with the policy's own chunks; publishing weights is only a new version number."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        tokenizer: Tokenizer,
+        *,
+        max_concurrent_samples: int,
+        stop_ids: frozenset[int],
+    ) -> None:
+        self.policy = policy
+        self.tokenizer = tokenizer
+        self.max_concurrent_samples = max_concurrent_samples
+        self.stop_ids = stop_ids
+        self.version = PolicyVersion(0)
+        inverse, self._rope_scaling = inverse_frequencies(policy.spec.rope, policy.spec.head_dim)
+        self._inverse_frequencies = inverse.to(device())
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Take note of the version; learner and engine share their weights."""
+        self.version = version
+
+    def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
+        """Sample every prompt; see ``RolloutEngine``."""
+        samples: list[Sample] = []
+        if prompts.prompts:
+            with self._inference():
+                samples = self._decode_all(prompts, params)
+        return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
+
+    def _decode_all(self, prompts: PromptBatch, params: SamplingParams) -> list[Sample]:
+        num_slots = max(self.max_concurrent_samples // prompts.group_size, 1)
+        num_slots = min(num_slots, len(prompts.prompts))
+        state = _Decoding(
+            params=params,
+            step=prompts.step,
+            cache=KeyValueCache(
+                shape=CacheShape(
+                    num_slots=num_slots,
+                    group_size=prompts.group_size,
+                    prompt_places=max(len(prompt.token_ids) for prompt in prompts.prompts),
+                    response_places=params.max_response_tokens,
+                )
+            ),
+            waiting=deque(prompts.prompts),
+            slots=[None] * num_slots,
+        )
+        while state.waiting or state.running:
+            self._admit(state)
+            if state.running:
+                self._decode_step(state)
+        order = {id(prompt): index for index, prompt in enumerate(prompts.prompts)}
+        state.done.sort(key=lambda item: (order[id(item[0].prompt)], item[0].sample_index))
+        return [self._finish(running, reason) for running, reason in state.done]
+
+    def _admit(self, state: _Decoding) -> None:
+        """Prefill waiting prompts into the slots whose samples have all ended."""
+        free = [slot for slot, prompt in enumerate(state.slots) if prompt is None]
+        while free and state.waiting:
+            slots: list[int] = []
+            num_tokens = 0
+            while free and state.waiting:
+                size = len(state.waiting[0].token_ids)
+                if slots and num_tokens + size > _PREFILL_TOKENS:
+                    break
+                num_tokens += size
+                slots.append(free.pop(0))
+                state.slots[slots[-1]] = state.waiting.popleft()
+            self._prefill(state, slots)
+
+    def _prefill(self, state: _Decoding, slots: Sequence[int]) -> None:
+        prompts = [prompt for slot in slots if (prompt := state.slots[slot]) is not None]
+        lengths = [len(prompt.token_ids) for prompt in prompts]
+        plan = plan_sequences(
+            lengths, cp=1, cp_rank=0, multiple=self._token_multiple(), device=device()
+        )
+        cos, sin = rotation(plan.positions, self._inverse_frequencies, self._rope_scaling)
+        attention = PrefillAttention(
+            cache=state.cache,
+            plan=plan,
+            cos=cos,
+            sin=sin,
+            slots=tuple(slots),
+            lengths=tuple(lengths),
+        )
+        token_ids = self._padded([token for prompt in prompts for token in prompt.token_ids])
+        selected = torch.tensor(lengths, device=device()).cumsum(0) - 1
+        logits = self._logits(token_ids, attention, selected)
+        group_size = state.cache.shape.group_size
+        for slot, prompt in zip(slots, prompts, strict=True):
+            for index in range(group_size):
+                state.running[slot * group_size + index] = self._start(state, prompt, index)
+        places = [slot * group_size + index for slot in slots for index in range(group_size)]
+        if logits is not None:
+            logits = logits.repeat_interleave(group_size, dim=0)
+        self._append(state, places, logits)
+
+    def _decode_step(self, state: _Decoding) -> None:
+        shape = state.cache.shape
+        places = sorted(state.running)
+        newest = [len(state.running[place].token_ids) - 1 for place in places]
+        rows = torch.tensor(places, device=device())
+        written = torch.tensor(newest, device=device())
+        prompt_lengths = torch.tensor(
+            [0 if prompt is None else len(prompt.token_ids) for prompt in state.slots],
+            device=device(),
+        )
+        response_lengths = torch.zeros(
+            shape.num_slots * shape.group_size, dtype=torch.int64, device=device()
+        )
+        response_lengths[rows] = written + 1
+        token_ids = self._padded([state.running[place].token_ids[-1] for place in places])
+        positions = torch.zeros(len(token_ids), dtype=torch.int64, device=device())
+        positions[: len(rows)] = prompt_lengths[rows // shape.group_size] + written
+        cos, sin = rotation(positions, self._inverse_frequencies, self._rope_scaling)
+        attention = DecodeAttention(
+            cache=state.cache,
+            rows=rows,
+            places=written,
+            prompt_lengths=prompt_lengths,
+            response_lengths=response_lengths,
+            cos=cos,
+            sin=sin,
+        )
+        selected = torch.arange(len(rows), device=device())
+        self._append(state, places, self._logits(token_ids, attention, selected))
+
+    def _append(self, state: _Decoding, places: Sequence[int], logits: Tensor | None) -> None:
+        """Draw the next token of the samples at these places; end those that are through."""
+        samples = [state.running[place] for place in places]
+        drawn = torch.zeros(2, len(places), dtype=torch.float64, device=device())
+        if logits is not None:
+            uniforms = torch.stack([sample.uniforms[len(sample.token_ids)] for sample in samples])
+            tokens, logprobs = choose_tokens(logits, uniforms, state.params)
+            # float64 carries token ids and float32 log-probabilities exactly in one message.
+            drawn = torch.stack([tokens.double(), logprobs.double()])
+        drawn = self.policy.share_from_last_stage(drawn.contiguous())
+        for place, sample, token, logprob in zip(places, samples, *drawn.tolist(), strict=True):
+            sample.token_ids.append(int(token))
+            sample.logprobs.append(logprob)
+            if int(token) in self.stop_ids:
+                self._end(state, place, FinishReason.STOP)
+            elif len(sample.token_ids) == state.params.max_response_tokens:
+                self._end(state, place, FinishReason.LENGTH)
+
+    def _end(self, state: _Decoding, place: int, reason: FinishReason) -> None:
+        state.done.append((state.running.pop(place), reason))
+        group_size = state.cache.shape.group_size
+        slot = place // group_size
+        siblings = range(slot * group_size, (slot + 1) * group_size)
+        if not any(sibling in state.running for sibling in siblings):
+            state.slots[slot] = None
+
+    def _start(self, state: _Decoding, prompt: Prompt, index: int) -> _Running:
+        uniforms = sample_uniforms(
+            seed=state.params.seed,
+            step=state.step,
+            prompt_id=prompt.prompt_id,
+            sample_index=index,
+            count=state.params.max_response_tokens,
+        )
+        return _Running(prompt=prompt, sample_index=index, uniforms=torch.from_numpy(uniforms))
+
+    def _finish(self, running: _Running, reason: FinishReason) -> Sample:
+        return Sample(
+            prompt=running.prompt,
+            sample_index=running.sample_index,
+            token_ids=tuple(running.token_ids),
+            text=self.tokenizer.decode(running.token_ids),
+            behavior_logprobs=tuple(running.logprobs),
+            finish_reason=reason,
+            policy_version=self.version,
+        )
+
+    def _logits(
+        self,
+        token_ids: Tensor,
+        attention: PrefillAttention | DecodeAttention,
+        selected: Tensor,
+    ) -> Tensor | None:
+        """[B, V] float32 logits on the last pipeline stage, None elsewhere."""
+        hidden = run_pipeline(self.policy, token_ids, attention, selected)
+        if hidden is None:
+            return None
+        chunk = self.policy.chunks[-1]
+        weight, group = chunk.output_weight(), self.policy.groups.tp
+        shard = vocabulary_shard(
+            num_rows=len(weight),
+            vocab_size=self.policy.spec.vocab_size,
+            rank=group.rank(),
+            group=group,
+        )
+        logits = shard_logits(hidden, weight, shard)
+        if group.size() > 1:
+            # All tensor-parallel ranks decode the same samples, so all of them reach this.
+            parts = [torch.empty_like(logits) for _ in range(group.size())]
+            dist.all_gather(parts, logits, group=group)
+            logits = torch.cat(parts, dim=1)
+        return logits[:, : self.policy.spec.vocab_size]
+
+    def _padded(self, token_ids: Sequence[int]) -> Tensor:
+        missing = -len(token_ids) % self._token_multiple()
+        return torch.tensor([*token_ids, *[0] * missing], device=device())
+
+    def _token_multiple(self) -> int:
+        layout = self.policy.groups.layout
+        return layout.tp if layout.sequence_parallel else 1
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        for chunk in self.policy.chunks:
+            chunk.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for chunk in self.policy.chunks:
+                chunk.train()

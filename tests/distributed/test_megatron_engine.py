@@ -1,0 +1,187 @@
+"""The megatron engine samples what it says it samples.
+
+Promise: greedy decoding equals transformers' own greedy continuation token for token, and the
+log-probabilities reported while sampling are those that the learner computes for the same tokens
+later, at TP1, TP2 (with and without sequence parallelism), PP2 and PP2 with interleaved chunks;
+what is sampled depends neither on the layout nor on which samples are decoded together.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_longrlvr.parallel.groups import close_process_groups
+from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
+from megatron_longrlvr.stages import FinishReason, MicroBatch, Prompt, PromptBatch
+from tests.support.learners import start_policy
+from tests.support.tiny_models import FAMILIES, VOCAB_SIZE, save_tiny_model, tiny_model
+
+# Key/value cache against one causal pass: the same sums in another order, over 4 layers.
+LOGPROB_ATOL = 1e-4
+STOP_ID = 7
+MAX_RESPONSE = 14
+GREEDY = SamplingParams(max_response_tokens=MAX_RESPONSE, temperature=0.0, seed=0)
+RANDOM = SamplingParams(max_response_tokens=MAX_RESPONSE, temperature=0.8, seed=5)
+LAYOUTS = [
+    pytest.param({"tp": 2}, id="tp2"),
+    pytest.param({"tp": 2, "sequence_parallel": True}, id="tp2-sp"),
+    pytest.param({"pp": 2}, id="pp2"),
+    pytest.param({"pp": 2, "vpp": 2}, id="pp2-vpp2"),
+    pytest.param({"cp": 2}, id="cp2"),
+]
+
+
+class NumberTokenizer:
+    def decode(self, token_ids):
+        return " ".join(str(token) for token in token_ids if token != STOP_ID)
+
+
+def prompts() -> tuple[Prompt, ...]:
+    """Prompts of unequal lengths."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple(
+        Prompt(
+            prompt_id=f"p{index}",
+            text="",
+            token_ids=torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist(),
+            question="",
+            chunks=(),
+            evidence_chunk_ids=frozenset({0}),
+            reference_answers=("x",),
+        )
+        for index, length in enumerate([9, 3, 17, 1, 12])
+    )
+
+
+def generate(rank, world_size, folder, layout, params, group_size, concurrent):  # noqa: ARG001
+    """Token ids, log-probabilities and reasons as sampled, and the learner's log-probabilities."""
+    policy = start_policy(folder, layout, world_size)
+    engine = MegatronEngine(
+        policy,
+        NumberTokenizer(),
+        max_concurrent_samples=concurrent,
+        stop_ids=frozenset({STOP_ID}),
+    )
+    batch = PromptBatch(step=3, prompts=prompts(), group_size=group_size)
+    samples = engine.generate(batch, params).samples
+    temperature = params.temperature or 1.0
+    learned = policy.logprobs(
+        [as_micro_batch(sample) for sample in samples], temperature=temperature
+    )
+    result = [
+        (
+            sample.prompt.prompt_id,
+            sample.sample_index,
+            list(sample.token_ids),
+            list(sample.behavior_logprobs),
+            sample.finish_reason,
+            logprobs[len(sample.prompt.token_ids) :].tolist(),
+        )
+        for sample, logprobs in zip(samples, learned, strict=True)
+    ]
+    close_process_groups()
+    return result
+
+
+def as_micro_batch(sample) -> MicroBatch:
+    token_ids = torch.tensor([*sample.prompt.token_ids, *sample.token_ids])
+    is_response = torch.arange(len(token_ids)) >= len(sample.prompt.token_ids)
+    zeros = torch.zeros(len(token_ids))
+    return MicroBatch(
+        token_ids=token_ids,
+        cu_seqlens=torch.tensor([0, len(token_ids)], dtype=torch.int32),
+        is_response=is_response,
+        advantages=zeros,
+        behavior_logprobs=zeros,
+        loss_weights=zeros,
+        sample_ids=("s",),
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("models") / family
+    save_tiny_model(path, family, tie=family == "qwen2")
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected_greedy(family):
+    return {prompt.prompt_id: greedy(family, prompt) for prompt in prompts()}
+
+
+@pytest.fixture(scope="module")
+def random_on_one_rank(pool1, folder):
+    return pool1.run(generate, folder, {}, RANDOM, 3, 64)[0]
+
+
+def greedy(family, prompt):
+    """transformers' likeliest continuation, recomputed from the start for each token."""
+    model = tiny_model(family, tie=family == "qwen2")
+    token_ids = list(prompt.token_ids)
+    while len(token_ids) < len(prompt.token_ids) + MAX_RESPONSE:
+        with torch.no_grad():
+            token_ids.append(int(model(torch.tensor([token_ids])).logits[0, -1].argmax()))
+        if token_ids[-1] == STOP_ID:
+            break
+    return token_ids[len(prompt.token_ids) :]
+
+
+def assert_greedy(samples, expected):
+    assert [prompt_id for prompt_id, *_ in samples] == list(expected)
+    for prompt_id, _, token_ids, *_ in samples:
+        assert token_ids == expected[prompt_id]
+
+
+def assert_logprobs_are_the_learners(samples):
+    for *_, behavior, _, learned in samples:
+        assert behavior == pytest.approx(learned, abs=LOGPROB_ATOL)
+
+
+def test_greedy_decoding_on_one_rank_equals_transformers(pool1, folder, expected_greedy):
+    (samples,) = pool1.run(generate, folder, {}, GREEDY, 1, 64)
+    assert_greedy(samples, expected_greedy)
+    assert_logprobs_are_the_learners(samples)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_greedy_decoding_on_two_ranks_equals_transformers(pool2, folder, expected_greedy, layout):
+    for samples in pool2.run(generate, folder, layout, GREEDY, 1, 64):
+        assert_greedy(samples, expected_greedy)
+        assert_logprobs_are_the_learners(samples)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_random_samples_do_not_depend_on_the_layout(pool2, folder, random_on_one_rank, layout):
+    for samples in pool2.run(generate, folder, layout, RANDOM, 3, 64):
+        assert [sample[:3] for sample in samples] == [sample[:3] for sample in random_on_one_rank]
+        assert_logprobs_are_the_learners(samples)
+
+
+@pytest.mark.parametrize("concurrent", [1, 3, 6, 9])
+def test_samples_do_not_depend_on_what_is_decoded_beside_them(
+    pool1, folder, random_on_one_rank, concurrent
+):
+    (samples,) = pool1.run(generate, folder, {}, RANDOM, 3, concurrent)
+    assert [sample[:3] for sample in samples] == [sample[:3] for sample in random_on_one_rank]
+
+
+def test_samples_of_a_group_differ_and_end_as_they_say(random_on_one_rank):
+    by_prompt: dict[str, list] = {}
+    for prompt_id, _, token_ids, _, reason, _ in random_on_one_rank:
+        by_prompt.setdefault(prompt_id, []).append(token_ids)
+        if reason is FinishReason.STOP:
+            assert token_ids[-1] == STOP_ID
+        else:
+            assert len(token_ids) == MAX_RESPONSE
+        assert STOP_ID not in token_ids[:-1]
+    for group in by_prompt.values():
+        # Two of them may both stop at once.
+        assert len({tuple(token_ids) for token_ids in group}) > 1
