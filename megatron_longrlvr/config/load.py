@@ -6,21 +6,43 @@ unknown key comes with the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from megatron_longrlvr.config.explain import explain
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 _Config = TypeVar("_Config", bound=Section)
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number (PyYAML wants 1.0e-3) and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r} stands here twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def find_recipe(name: str) -> Path:
@@ -41,20 +63,18 @@ def load_config(name: str, overrides: Sequence[str], schema: type[_Config]) -> _
 
     Args:
         name: A YAML file or the name of a shipped recipe.
-        overrides: ``section.key=value``; the value is read as YAML.
+        overrides: ``section.key=value``; the value is read as YAML. A list or a mapping replaces
+            what the recipe holds there.
         schema: The kind of recipe expected.
 
     Raises:
         ConfigError: Names the key and what it may hold.
     """
     path = find_recipe(name)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    content = _read_yaml(path.read_text(), origin=str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(content).__name__}")
-    return parse_config(_apply_overrides(content, overrides), schema, origin=str(path))
+    return parse_config(_resolve(content, overrides), schema, origin=str(path))
 
 
 def parse_config(content: Mapping[str, Any], schema: type[_Config], *, origin: str) -> _Config:
@@ -62,7 +82,7 @@ def parse_config(content: Mapping[str, Any], schema: type[_Config], *, origin: s
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem, schema) for problem in error.errors())
+        problems = "; ".join(explain(problem, schema) for problem in error.errors())
         raise ConfigError(f"{origin}: {problems}") from error
 
 
@@ -71,49 +91,29 @@ def write_config(config: Section, path: Path) -> None:
     path.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
 
 
-def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    # OmegaConf costs a fifth of a second to import; a plain recipe does without.
-    if not overrides:
-        return content
-    from omegaconf import OmegaConf
+def _read_yaml(text: str, *, origin: str) -> object:
+    try:
+        return yaml.load(text, _RecipeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not YAML: {error}") from error
+
+
+def _resolve(content: dict[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Apply overrides, then fill in ``${section.key}``."""
+    from omegaconf import OmegaConf  # late: the schema must import quickly
     from omegaconf.errors import OmegaConfBaseException
 
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ConfigError(f"override {override!r} must read key=value")
     try:
-        merged = OmegaConf.merge(OmegaConf.create(content), OmegaConf.from_dotlist(list(overrides)))
-        resolved = OmegaConf.to_container(merged, resolve=True)
+        config = OmegaConf.create(content)
+        for override in overrides:
+            key, separator, text = override.partition("=")
+            if not key or not separator:
+                raise ConfigError(f"override {override!r} must read key=value")
+            value = _read_yaml(text, origin=f"override {override!r}: the value")
+            OmegaConf.update(config, key, value, merge=False)
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"overrides {list(overrides)} do not fit the recipe: {error}") from error
-    assert isinstance(resolved, dict), "a merge of mappings is a mapping"
+        # The first line says what is wrong; the others are OmegaConf's own terms.
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(resolved, dict), "a recipe was read as a mapping"
     return {str(key): value for key, value in resolved.items()}
-
-
-def _explain(problem: Mapping[str, Any], schema: type[Section]) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(schema, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-        return f"unknown key {key!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key}={problem['input']!r}: {problem['msg']}"
-
-
-def _known_keys(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
-    candidates: list[type[BaseModel]] = [schema]
-    for name in location:
-        fields = [model.model_fields[name] for model in candidates if name in model.model_fields]
-        # A discriminated union puts the tag into the location; it names no field.
-        if fields:
-            candidates = [model for field in fields for model in _models_in(field.annotation)]
-    return [name for model in candidates for name in model.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type expression
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]

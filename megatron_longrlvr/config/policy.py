@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_longrlvr.config.section import Section
 
@@ -28,16 +28,8 @@ class NewModelConfig(Section):
     """Standard deviation of the normal distribution that weight matrices are drawn from."""
 
 
-class ModelConfig(Section):
-    """The policy's starting point and how it is held in memory."""
-
-    path: str
-    """Hugging Face folder: config.json, tokenizer and safetensors. Relative paths are looked up in
-    the working directory, then among the files shipped with the package."""
-
-    new: NewModelConfig | None = None
-    """Start from random weights of this architecture, with the tokenizer found at ``path``.
-    None: read the weights at ``path``."""
+class ComputeConfig(Section):
+    """How a model is held in memory and computed."""
 
     dtype: Dtype = "bf16"
     """Type of weights and activations. Gradients and optimizer state are always fp32."""
@@ -47,6 +39,31 @@ class ModelConfig(Section):
 
     logprob_chunk_tokens: int = Field(default=1024, gt=0)
     """Response tokens whose logits exist at the same time, in forward and in backward."""
+
+
+class ModelConfig(ComputeConfig):
+    """The policy's starting point and how it is computed."""
+
+    path: str
+    """Hugging Face folder: config.json, tokenizer and safetensors. Relative paths are looked up in
+    the working directory, then among the recipes shipped with the package."""
+
+
+class SftModelConfig(ComputeConfig):
+    """Where a supervised run starts: from a folder, or from random weights."""
+
+    path: str | None = None
+    """Hugging Face folder to go on from, as for a GRPO run."""
+
+    new: NewModelConfig | None = None
+    """Architecture to start with random weights, drawn from ``run.seed``; its tokenizer is the toy
+    task's."""
+
+    @model_validator(mode="after")
+    def _has_one_start(self) -> SftModelConfig:
+        if (self.path is None) == (self.new is None):
+            raise ValueError("give one of model.path and model.new")
+        return self
 
 
 class LayoutConfig(Section):

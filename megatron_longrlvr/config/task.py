@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_longrlvr.config.section import Section
+
+MAX_TOY_KEYS = 20
+"""Keys in the toy task's vocabulary."""
 
 
 class ToyTaskConfig(Section):
@@ -27,7 +30,22 @@ class ToyTaskConfig(Section):
     """Documents and questions depend on this and on the split alone."""
 
     split: Literal["train", "heldout"] = "train"
-    """The two splits share no pair of facts."""
+    """The two splits share no fact."""
+
+    @model_validator(mode="after")
+    def _check_document(self) -> ToyTaskConfig:
+        num_keys, rest = divmod(self.num_chunks, self.num_attributes)
+        if rest:
+            raise ValueError(
+                f"num_chunks={self.num_chunks} must be a multiple of "
+                f"num_attributes={self.num_attributes}"
+            )
+        if not self.num_evidence <= num_keys <= MAX_TOY_KEYS:
+            raise ValueError(
+                f"num_chunks / num_attributes = {num_keys} must lie between "
+                f"num_evidence={self.num_evidence} and {MAX_TOY_KEYS}"
+            )
+        return self
 
 
 class FileDataConfig(Section):

@@ -113,3 +113,6 @@ class TrainerConfig(Section):
     """Write ``samples/step_*.jsonl`` every so many steps."""
 
     tensorboard: bool = True
+
+    export_hf: bool = False
+    """Write the final policy as a Hugging Face folder, ``hf/`` in the run directory."""

@@ -7,6 +7,7 @@ and the shapes alone: not on the layout, nor on the order of layers on a rank.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -19,7 +20,9 @@ from megatron_longrlvr.model.weight_map import hf_shapes
 def random_hf_tensors(spec: ModelSpec, *, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Name and float32 tensor of every weight.
 
-    Matrices are normal with ``spec.initializer_range``, norms are 1 and biases 0.
+    Matrices are normal with ``spec.initializer_range``, norms are 1 and biases 0. The two
+    matrices of a layer that write to the residual stream are scaled by ``1 / sqrt(2 * layers)``,
+    so that its variance does not grow with depth (GPT-2; megatron-core's scaled initialisation).
     """
     for name, shape in hf_shapes(spec).items():
         if len(shape) == 1:
@@ -27,4 +30,7 @@ def random_hf_tensors(spec: ModelSpec, *, seed: int) -> Iterator[tuple[str, Tens
             continue
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        yield name, torch.randn(shape, generator=generator) * spec.initializer_range
+        std = spec.initializer_range
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            std /= math.sqrt(2 * spec.num_layers)
+        yield name, torch.randn(shape, generator=generator) * std

@@ -1,0 +1,1 @@
+"""How runs are started: environment, quickstart and, on clusters, job scripts."""

@@ -1,0 +1,199 @@
+"""Which checkpoints of a run are whole: names, the manifest, listing and removal. No torch.
+
+    run/checkpoints/step_000120/           whole, when manifest.json is in it and its files fit
+    run/checkpoints/step_000130.partial/   being written, or left behind by a killed save
+
+A save writes into the ``.partial`` directory, its manifest last, and then renames the directory,
+so that a crash at any moment leaves the earlier checkpoints as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.observability.files import write_atomically
+
+MANIFEST_FILE = "manifest.json"
+
+_NAME = re.compile(r"step_(\d+)")
+_LEFTOVER_NAME = re.compile(r"step_(\d+)\.(partial|replaced)")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a checkpoint holds and what made it."""
+
+    step: int
+    """Training steps done."""
+
+    policy_version: int
+    layout: Mapping[str, int]
+    """Fields of the ParallelLayout that saved it."""
+
+    dtype: str
+    """``model.dtype`` of the recipe."""
+
+    is_optimizer_distributed: bool
+    """``optimizer.distributed`` of the recipe: the two kinds of state do not fit each other."""
+
+    config_fingerprint: str
+    """:func:`fingerprint` of the recipe."""
+
+    bytes_by_file: Mapping[str, int]
+    """Sizes of all other files; names are relative to the directory, with forward slashes."""
+
+    library_versions: Mapping[str, str]
+    saved_utc: str
+    """ISO 8601."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A directory that was found whole."""
+
+    directory: Path
+    manifest: Manifest
+
+
+def fingerprint(config: Mapping[str, object]) -> str:
+    """Hash of a recipe as plain JSON values; the order of keys does not matter."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checkpoint_directory(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` training steps lies."""
+    # Six digits keep a listing in order; larger numbers still work, steps are compared as numbers.
+    return run_dir / "checkpoints" / f"step_{step:06d}"
+
+
+def partial_directory(directory: Path) -> Path:
+    """Where that checkpoint lies while it is being written."""
+    return directory.with_name(f"{directory.name}.partial")
+
+
+def replaced_directory(directory: Path) -> Path:
+    """Where an older directory of the same step goes for the moment of its replacement."""
+    return directory.with_name(f"{directory.name}.replaced")
+
+
+def file_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of every file below ``directory`` except the manifest."""
+    return {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path != directory / MANIFEST_FILE
+    }
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Declare the directory's other files complete."""
+    write_atomically(directory / MANIFEST_FILE, json.dumps(asdict(manifest), indent=2) + "\n")
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Read the manifest and hold the files against it.
+
+    Raises:
+        CheckpointError: There is no readable manifest, or a file is missing or has another size;
+            names it.
+    """
+    manifest = _read_manifest(directory / MANIFEST_FILE)
+    for name, size in manifest.bytes_by_file.items():
+        path = directory / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; the checkpoint is damaged")
+        if (found := path.stat().st_size) != size:
+            raise CheckpointError(
+                f"{path} has {found} bytes instead of {size}; the checkpoint is damaged"
+            )
+    return Checkpoint(directory=directory, manifest=manifest)
+
+
+def list_checkpoints(run_dir: Path) -> tuple[Checkpoint, ...]:
+    """Whole checkpoints of a run, newest last; the others are named in a warning and skipped."""
+    for path in _leftovers(run_dir):
+        _log.warning("skipping %s: the save that wrote it did not finish", path)
+    whole = []
+    for path in _directories(run_dir):
+        try:
+            whole.append(read_checkpoint(path))
+        except CheckpointError as error:
+            _log.warning("skipping checkpoint %s: %s", path, error)
+    return tuple(whole)
+
+
+def latest(run_dir: Path) -> Checkpoint | None:
+    """The newest whole checkpoint; None for a run without one."""
+    whole = list_checkpoints(run_dir)
+    return whole[-1] if whole else None
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Remove all but the ``keep`` newest whole checkpoints.
+
+    What killed saves and removals left behind goes too, up to the newest whole step. A directory
+    whose manifest speaks of other files than it holds stays: somebody damaged it, and may want
+    to look.
+
+    Raises:
+        ValueError: ``keep`` is not positive.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep} must be at least 1; a run resumes from its newest one")
+    whole = list_checkpoints(run_dir)
+    if not whole:
+        return
+    for checkpoint in whole[:-keep]:
+        _remove(checkpoint.directory)
+    newest = whole[-1].manifest.step
+    unfinished = [path for path in _directories(run_dir) if not (path / MANIFEST_FILE).exists()]
+    for path in [*_leftovers(run_dir), *unfinished]:
+        if _step_of(path) <= newest:
+            _remove(path)
+
+
+def _remove(directory: Path) -> None:
+    # The manifest first: a removal that is cut short must not leave a checkpoint that looks whole.
+    (directory / MANIFEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(directory)
+
+
+def _directories(run_dir: Path) -> list[Path]:
+    return sorted(_matching(run_dir, _NAME), key=_step_of)
+
+
+def _leftovers(run_dir: Path) -> list[Path]:
+    return sorted(_matching(run_dir, _LEFTOVER_NAME), key=_step_of)
+
+
+def _matching(run_dir: Path, name: re.Pattern[str]) -> Iterator[Path]:
+    parent = run_dir / "checkpoints"
+    if parent.is_dir():
+        yield from (path for path in parent.iterdir() if name.fullmatch(path.name))
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.partition("_")[2].partition(".")[0])
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; its save did not finish") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a manifest: {error}") from error
+    if manifest.step != _step_of(path.parent):
+        raise CheckpointError(f"{path} is about step {manifest.step}, unlike its directory")
+    return manifest

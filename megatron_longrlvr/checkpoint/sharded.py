@@ -1,0 +1,118 @@
+"""Weights and optimizer of a learner in megatron-core's torch_dist format.
+
+Every tensor is stored under its place in the whole model, so that any layout can load what
+another saved.
+
+Read through pickle are, by megatron-core and torch, two files that only :func:`write_learner`
+writes: ``common.pt`` (parameter groups and AdamW's step; tensors and plain values only, which
+torch enforces) and ``.metadata`` (the index of tensors). A checkpoint must therefore come from a
+source one trusts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_longrlvr.checkpoint.bucket_padding import bucket_padding_kept
+from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.model.learner import Learner
+from megatron_longrlvr.model.mcore import (
+    CheckpointingException,
+    MegatronOptimizer,
+    ShardedObject,
+    StrictHandling,
+    dist_checkpointing,
+)
+
+# What a parameter group takes from the recipe of the running process and not from the checkpoint.
+_SETTINGS = ("betas", "eps", "weight_decay", "lr", "max_lr", "min_lr")
+
+
+def write_learner(directory: Path, learner: Learner) -> None:
+    """Write weights and optimizer into an empty directory. Collective.
+
+    Raises:
+        CheckpointError: Some rank could not write.
+    """
+    try:
+        dist_checkpointing.save(_sharded_state(learner, is_loading=False), str(directory))
+    # RuntimeError: torch's writer of zip files tells a full disk in no other way.
+    except (CheckpointingException, CheckpointException, OSError, RuntimeError) as error:
+        free_gib = shutil.disk_usage(directory).free / 2**30
+        raise CheckpointError(
+            f"cannot write the learner to {directory} ({free_gib:.2f} GiB free there): {error}"
+        ) from error
+
+
+def read_learner(directory: Path, learner: Learner) -> None:
+    """Replace weights and optimizer state by those in ``directory``. Collective.
+
+    Learning rate, decay and the other settings of the optimizer stay as the learner has them.
+
+    Raises:
+        CheckpointError: A tensor is missing, left over or of another shape; the learner may hold
+            parts of both afterwards.
+    """
+    try:
+        state = dist_checkpointing.load(
+            _sharded_state(learner, is_loading=True),
+            str(directory),
+            strict=StrictHandling.RAISE_ALL,
+        )
+    except (CheckpointingException, CheckpointException, OSError) as error:
+        raise CheckpointError(f"{directory} does not fit the learner: {error}") from error
+    for key, chunk in zip(_model_keys(learner), learner.policy.chunks, strict=True):
+        result = chunk.load_state_dict(state[key], strict=False)
+        missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
+        assert not missing, f"weights without a place in checkpoints: {missing}"
+    settings = _settings(learner.optimizer)
+    learner.optimizer.load_state_dict(state["optimizer"])
+    for group, setting in zip(learner.optimizer.param_groups, settings, strict=True):
+        group.update(setting)
+
+
+def _sharded_state(learner: Learner, *, is_loading: bool) -> dict[str, Any]:
+    metadata = {
+        "dp_cp_group": learner.policy.groups.dp_cp,
+        # The default cannot be loaded by another layout.
+        "distrib_optim_sharding_type": "fully_reshardable",
+        # Gather the optimizer state on one data-parallel rank instead of on all of them: eight
+        # ranks of a node would otherwise each hold all of it in host memory.
+        "distrib_optim_fully_reshardable_mem_efficient": True,
+        "chained_optim_avoid_prefix": True,
+        "singleton_local_shards": False,
+    }
+    model = {
+        key: _tensors_only(chunk.sharded_state_dict(metadata=metadata))
+        for key, chunk in zip(_model_keys(learner), learner.policy.chunks, strict=True)
+    }
+    with bucket_padding_kept(learner.optimizer):
+        optimizer = learner.optimizer.sharded_state_dict(
+            model, is_loading=is_loading, metadata=metadata
+        )
+    # Ranks that gave their part to another: megatron-core compares what is left on all ranks.
+    if optimizer.get("param_state", ...) is None:
+        del optimizer["param_state"]
+    return {**model, "optimizer": optimizer}
+
+
+def _tensors_only(state: dict[str, Any]) -> dict[str, Any]:
+    # What is left out is the "extra state" of linear layers, which is None without Transformer
+    # Engine and would be read back through unrestricted pickle.
+    return {name: value for name, value in state.items() if not isinstance(value, ShardedObject)}
+
+
+def _model_keys(learner: Learner) -> list[str]:
+    # The names that megatron-core's optimizer looks for.
+    count = len(learner.policy.chunks)
+    return ["model"] if count == 1 else [f"model{index}" for index in range(count)]
+
+
+def _settings(optimizer: MegatronOptimizer) -> list[dict[str, Any]]:
+    return [
+        {key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups
+    ]

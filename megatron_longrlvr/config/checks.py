@@ -1,0 +1,110 @@
+"""What a recipe's sections ask of each other.
+
+A field's own range is on the field; here is what only shows when two sections are read together,
+or together with the number of ranks. Nothing is changed, and neither model, data nor GPU is needed.
+"""
+
+from __future__ import annotations
+
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.config.task import DataSource, FileDataConfig
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.parallel.layout import ParallelLayout
+
+
+def check_train_config(config: TrainConfig, *, world_size: int) -> None:
+    """Refuse settings that cannot run together on ``world_size`` ranks.
+
+    Raises:
+        ConfigError: Opens with the dotted key to change.
+    """
+    layout = ParallelLayout.from_config(config.layout, world_size)
+    _check_shares(config, layout)
+    _check_algorithm(config)
+    _check_optimizer(config)
+    _check_evaluation(config)
+
+
+def _check_shares(config: TrainConfig, layout: ParallelLayout) -> None:
+    prompts, updates = config.rollout.prompts_per_step, config.algorithm.updates_per_step
+    if prompts % layout.dp:
+        raise ConfigError(
+            f"rollout.prompts_per_step={prompts} does not divide into equal shares for the "
+            f"{layout.dp} data-parallel ranks of {layout.world_size} processes; "
+            f"use a multiple of {layout.dp}"
+        )
+    if (prompts // layout.dp) % updates:
+        raise ConfigError(
+            f"algorithm.updates_per_step={updates} does not divide the {prompts // layout.dp} "
+            f"groups that each data-parallel rank has of rollout.prompts_per_step={prompts}"
+        )
+
+
+def _check_algorithm(config: TrainConfig) -> None:
+    rollout, algorithm = config.rollout, config.algorithm
+    if rollout.group_size < 2:
+        raise ConfigError(
+            f"rollout.group_size={rollout.group_size} leaves algorithm.advantage="
+            f"{algorithm.advantage} nothing to compare a sample with; use at least 2"
+        )
+    if algorithm.kl.coefficient > 0 and (algorithm.kl.estimator, algorithm.kl.place) == (
+        "k1",
+        "loss",
+    ):
+        raise ConfigError(
+            "algorithm.kl.estimator=k1 has a gradient of mean 0 in the loss; set "
+            "algorithm.kl.place=reward, or use k2 or k3"
+        )
+    if algorithm.proximal == "behavior":
+        _check_behavior_is_proximal(config)
+
+
+def _check_behavior_is_proximal(config: TrainConfig) -> None:
+    rollout = config.rollout
+    if rollout.engine != "megatron":
+        raise ConfigError(
+            f"algorithm.proximal=behavior needs the learner's own log-probabilities, which "
+            f"rollout.engine={rollout.engine} does not report; set algorithm.proximal=recompute"
+        )
+    if rollout.top_p < 1 or rollout.top_k > 0:
+        raise ConfigError(
+            "algorithm.proximal=behavior takes the ratio against the distribution that was "
+            f"sampled from, which rollout.top_p={rollout.top_p} and rollout.top_k={rollout.top_k} "
+            "cut off; set algorithm.proximal=recompute, or rollout.top_p=1 and rollout.top_k=0"
+        )
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    optimizer = config.optimizer
+    if optimizer.min_lr > optimizer.lr:
+        raise ConfigError(
+            f"optimizer.min_lr={optimizer.min_lr} is above optimizer.lr={optimizer.lr}, "
+            "which it is the end of"
+        )
+
+
+def _check_evaluation(config: TrainConfig) -> None:
+    evaluation = config.evaluation
+    if evaluation is None:
+        if config.trainer.eval_every > 0:
+            raise ConfigError(
+                f"trainer.eval_every={config.trainer.eval_every} needs an evaluation section; "
+                "add one or set trainer.eval_every=0"
+            )
+        return
+    if evaluation.temperature == 0 and evaluation.samples_per_prompt > 1:
+        raise ConfigError(
+            f"evaluation.samples_per_prompt={evaluation.samples_per_prompt} at "
+            "evaluation.temperature=0 decodes the same response again and again; use 1"
+        )
+    if _share_prompts(config.data.train, evaluation.data):
+        raise ConfigError(
+            "evaluation.data holds prompts of data.train; evaluate on held-out ones "
+            "(evaluation.data.split=heldout, or other evaluation.data.paths)"
+        )
+
+
+def _share_prompts(train: DataSource, heldout: DataSource) -> bool:
+    if isinstance(train, FileDataConfig) and isinstance(heldout, FileDataConfig):
+        return not set(train.paths).isdisjoint(heldout.paths)
+    return train == heldout

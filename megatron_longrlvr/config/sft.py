@@ -1,0 +1,53 @@
+"""The recipe of a supervised run: imitate demonstrations of the toy task."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from megatron_longrlvr.config.policy import LayoutConfig, OptimizerConfig, SftModelConfig
+from megatron_longrlvr.config.section import Section
+from megatron_longrlvr.config.task import EvaluationConfig, ToyTaskConfig
+from megatron_longrlvr.config.training import RunSection
+
+
+class DemonstrationStage(Section):
+    """So many steps on demonstrations of one difficulty."""
+
+    steps: int = Field(gt=0)
+    task: ToyTaskConfig
+    citation_accuracy: float = Field(default=1.0, ge=0, le=1)
+    """Probability that the demonstrator, who always finds the key, also minds the attribute; else
+    a look-alike is cited: the same key with another attribute. Answers follow the citations."""
+
+
+class DemonstrationsConfig(Section):
+    """What is imitated, easy stages first; prompts are not repeated within a stage.
+
+    The loss is cross-entropy on response tokens, end of sequence included, over their number in
+    the whole batch. Learning rate and its schedule run over all stages together.
+    """
+
+    stages: list[DemonstrationStage] = Field(min_length=1)
+    batch_size: int = Field(gt=0)
+    """Demonstrations per step, over all data-parallel ranks."""
+
+    micro_batch_tokens: int = Field(gt=0)
+    """Token budget of one forward pass."""
+
+
+class SftRunConfig(Section):
+    """A supervised run: ``longrlvr sft``."""
+
+    kind: Literal["sft"]
+    run: RunSection
+    model: SftModelConfig
+    layout: LayoutConfig = LayoutConfig()
+    demonstrations: DemonstrationsConfig
+    optimizer: OptimizerConfig
+    evaluation: EvaluationConfig | None = None
+    """Measured with the trained policy, at the end; also greedily."""
+
+    max_response_tokens: int = Field(default=32, gt=0)
+    """Limit for responses sampled in evaluation."""

@@ -1,0 +1,46 @@
+"""From a recipe's data section to a source of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_longrlvr.config.task import DataSource, FileDataConfig
+from megatron_longrlvr.data.dataset import load_prompts
+from megatron_longrlvr.data.sources import FilePromptSource, PromptSource
+from megatron_longrlvr.data.tokenizer import Tokenizer
+from megatron_longrlvr.data.toy_source import ToyPromptSource
+
+
+def build_prompt_source(
+    config: DataSource,
+    tokenizer: Tokenizer,
+    *,
+    max_prompt_tokens: int,
+    overlong: str,
+    seed: int,
+) -> tuple[PromptSource, int]:
+    """Open a source.
+
+    Args:
+        config: Which source.
+        tokenizer: The policy's.
+        max_prompt_tokens: Longest prompt that is used.
+        overlong: ``"refuse"`` or ``"drop"``, for prompts above it.
+        seed: Order of the prompts, where the source shuffles.
+
+    Returns:
+        The source, and the number of prompts that were dropped for their length.
+
+    Raises:
+        DataError: A record cannot be used; names file and record.
+    """
+    if isinstance(config, FileDataConfig):
+        loaded = load_prompts(
+            [Path(path) for path in config.paths],
+            tokenizer=tokenizer,
+            max_prompt_tokens=max_prompt_tokens,
+            overlong=overlong,  # type: ignore[arg-type] # the schema's own two words
+        )
+        source = FilePromptSource(loaded.prompts, seed=seed, shuffle=config.shuffle)
+        return source, loaded.num_dropped_overlong
+    return ToyPromptSource(config, tokenizer), 0

@@ -1,0 +1,80 @@
+"""``longrlvr evaluate``: measure a recipe's starting model, or a run's newest checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from megatron_longrlvr.checkpoint.manifest import latest
+from megatron_longrlvr.checkpoint.store import load_checkpoint
+from megatron_longrlvr.config.load import load_config
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.data.tokenizer import load_tokenizer
+from megatron_longrlvr.errors import CheckpointError, ConfigError
+from megatron_longrlvr.parallel.groups import launched_world_size
+from megatron_longrlvr.parallel.layout import ParallelLayout
+from megatron_longrlvr.trainer.assembly import (
+    build_engine,
+    build_evaluator,
+    build_learner,
+    model_folder,
+)
+from megatron_longrlvr.trainer.session import process_groups
+
+
+def evaluate_target(target: str, overrides: Sequence[str]) -> dict[str, float] | None:
+    """Measure and show; called on every rank.
+
+    Args:
+        target: A run directory, or a recipe.
+        overrides: ``key=value`` settings, most usefully of ``evaluation``.
+
+    Returns:
+        Metrics by name on the first rank, None on the others.
+
+    Raises:
+        ConfigError: The recipe has no evaluation section, or cannot run.
+        CheckpointError: The run has no whole checkpoint.
+    """
+    run_dir = Path(target) if (Path(target) / "config.json").is_file() else None
+    name = target if run_dir is None else str(run_dir / "config.json")
+    config = load_config(name, overrides, TrainConfig)
+    if config.evaluation is None:
+        raise ConfigError(f"{name} has no evaluation section, so there is nothing to measure")
+    layout = ParallelLayout.from_config(config.layout, launched_world_size())
+    with process_groups(layout, seed=config.run.seed) as groups:
+        tokenizer = load_tokenizer(model_folder(config.model.path))
+        learner = build_learner(config, groups)
+        measured = f"the start {config.model.path}"
+        if run_dir is not None:
+            checkpoint = latest(run_dir)
+            if checkpoint is None:
+                raise CheckpointError(f"{run_dir} has no whole checkpoint; set trainer.save_every")
+            load_checkpoint(checkpoint.directory, learner)
+            measured = str(checkpoint.directory)
+        engine = build_engine(config, learner.policy, tokenizer)
+        evaluator = build_evaluator(config, groups, engine, tokenizer)
+        assert evaluator is not None, "the recipe has an evaluation section"
+        metrics, _ = evaluator.evaluate()
+        if groups.rank > 0:
+            return None
+    _show(metrics, f"{measured} on {_describe(config)}")
+    return metrics
+
+
+def _describe(config: TrainConfig) -> str:
+    assert config.evaluation is not None, "checked by the caller"
+    return json.dumps(config.evaluation.model_dump(mode="json"))
+
+
+def _show(metrics: dict[str, float], title: str) -> None:
+    console = Console(highlight=False)
+    table = Table("metric", "value")
+    for name, value in sorted(metrics.items()):
+        table.add_row(name, f"{value:.4g}")
+    console.print(title, soft_wrap=True, markup=False)
+    console.print(table)

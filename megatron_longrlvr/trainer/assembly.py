@@ -1,0 +1,202 @@
+"""The one place that chooses classes: from a recipe to a run on this rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_longrlvr.checkpoint.manifest import latest
+from megatron_longrlvr.checkpoint.store import load_checkpoint
+from megatron_longrlvr.config.load import RECIPES
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.data.build import build_prompt_source
+from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.evaluation.runner import Evaluator
+from megatron_longrlvr.model.learner import Learner, LearnerSettings
+from megatron_longrlvr.model.policy import Policy, load_policy
+from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
+from megatron_longrlvr.parallel.collectives import all_ranks_agree, broadcast_object, sum_over
+from megatron_longrlvr.parallel.groups import ProcessGroups
+from megatron_longrlvr.parallel.layout import ParallelLayout
+from megatron_longrlvr.rewards.scorer import RewardScorer
+from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
+from megatron_longrlvr.trainer.collect import Collector, DataShare
+from megatron_longrlvr.trainer.journal import open_journal, silent_journal
+from megatron_longrlvr.trainer.loop import TrainingRun
+from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
+from megatron_longrlvr.trainer.step import StepParts
+
+
+def model_folder(path: str) -> Path:
+    """Folder that ``model.path`` names: in the working directory, or shipped with the package.
+
+    Raises:
+        ConfigError: There is no such folder.
+    """
+    for folder in (Path(path), RECIPES / path):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ConfigError(f"model.path={path!r} is no model folder: it holds no config.json")
+
+
+def check_model(spec: ModelSpec, layout: ParallelLayout, *, longest_tokens: int) -> None:
+    """Refuse a layout that cannot hold the model, or samples longer than it can read.
+
+    Args:
+        spec: The model.
+        layout: How it is to be cut.
+        longest_tokens: Longest prompt and response together.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    layout.check_model(
+        num_layers=spec.num_layers, num_heads=spec.num_heads, num_kv_heads=spec.num_kv_heads
+    )
+    if longest_tokens > spec.max_position_embeddings:
+        raise ConfigError(
+            f"data.max_prompt_tokens and rollout.max_response_tokens add up to {longest_tokens}; "
+            f"the model reads {spec.max_position_embeddings} (max_position_embeddings)"
+        )
+
+
+def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> TrainingRun:
+    """Build every part of a run and bring it to the last checkpoint; every rank calls this."""
+    tokenizer = load_tokenizer(model_folder(config.model.path))
+    learner = build_learner(config, groups)
+    engine = build_engine(config, learner.policy, tokenizer)
+    source, num_dropped = build_prompt_source(
+        config.data.train,
+        tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        overlong=config.data.overlong_prompts,
+        seed=config.run.seed,
+    )
+    scorer = RewardScorer(config.rewards)
+    first_step = 0
+    checkpoint = broadcast_object(latest(run_dir.path) if groups.rank == 0 else None, groups.world)
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint.directory, learner)
+        source.restore(state.prompt_cursor)
+        first_step = state.step
+    engine.publish(learner.version)
+    journal = silent_journal()
+    if groups.rank == 0:
+        journal = open_journal(
+            config,
+            run_dir.path,
+            run_name=config.run.name,
+            num_steps=config.trainer.steps,
+            first_step=first_step,
+            tensorboard=config.trainer.tensorboard,
+        )
+    if checkpoint is not None:
+        journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
+    if num_dropped:
+        journal.say(f"left out {num_dropped} prompts above {config.data.max_prompt_tokens} tokens")
+    collector = Collector(
+        source=source,
+        engine=engine,
+        scorer=scorer,
+        rollout=config.rollout,
+        algorithm=config.algorithm,
+        params=SamplingParams(
+            max_response_tokens=config.rollout.max_response_tokens,
+            temperature=config.rollout.temperature,
+            top_p=config.rollout.top_p,
+            top_k=config.rollout.top_k,
+            seed=config.run.seed,
+        ),
+        share=DataShare(
+            rank=groups.dp_rank,
+            size=groups.layout.dp,
+            all_agree=lambda flag: all_ranks_agree(flag, groups.dp),
+        ),
+    )
+    return TrainingRun(
+        parts=StepParts(
+            collector=collector,
+            learner=learner,
+            publisher=engine,
+            algorithm=config.algorithm,
+            max_response_tokens=config.rollout.max_response_tokens,
+            sum_over_ranks=lambda counts: _sum_counts(counts, groups),
+        ),
+        evaluator=build_evaluator(config, groups, engine, tokenizer),
+        trainer=config.trainer,
+        groups=groups,
+        run_dir=run_dir,
+        journal=journal,
+        first_step=first_step,
+        fingerprint=fingerprint(config),
+    )
+
+
+def build_learner(config: TrainConfig, groups: ProcessGroups) -> Learner:
+    """The trainable policy, and the frozen reference where a divergence penalty needs one."""
+    folder = model_folder(config.model.path)
+    spec = read_model_spec(folder)
+    check_model(
+        spec,
+        groups.layout,
+        longest_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
+    )
+    policy = load_policy(folder, spec, groups, config.model)
+    reference = None
+    if config.algorithm.kl.coefficient > 0:
+        reference = load_policy(folder, spec, groups, config.model)
+    settings = LearnerSettings(
+        optimizer=config.optimizer,
+        num_optimizer_steps=config.trainer.steps * config.algorithm.updates_per_step,
+        temperature=config.rollout.temperature,
+    )
+    return Learner(policy, settings, reference=reference)
+
+
+def build_engine(config: TrainConfig, policy: Policy, tokenizer: Tokenizer) -> MegatronEngine:
+    """The engine that ``rollout.engine`` names.
+
+    Raises:
+        ConfigError: A stop string is not one token.
+    """
+    stop_ids = set(tokenizer.stop_ids)
+    for text in config.rollout.stop:
+        token_ids = tokenizer.encode(text)
+        if len(token_ids) != 1:
+            raise ConfigError(f"rollout.stop: {text!r} is {len(token_ids)} tokens, must be one")
+        stop_ids.update(token_ids)
+    return MegatronEngine(
+        policy,
+        tokenizer,
+        max_concurrent_samples=config.rollout.max_concurrent_samples,
+        stop_ids=frozenset(stop_ids),
+    )
+
+
+def build_evaluator(
+    config: TrainConfig, groups: ProcessGroups, engine: MegatronEngine, tokenizer: Tokenizer
+) -> Evaluator | None:
+    """The held-out measurement, where the recipe has one."""
+    if config.evaluation is None:
+        return None
+    source, _ = build_prompt_source(
+        config.evaluation.data,
+        tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        overlong=config.data.overlong_prompts,
+        seed=config.evaluation.seed,
+    )
+    prompts = source.draw(config.evaluation.num_prompts)
+    return Evaluator(
+        config=config.evaluation,
+        prompts=prompts[groups.dp_rank :: groups.layout.dp],
+        engine=engine,
+        scorer=RewardScorer(config.rewards),
+        max_response_tokens=config.rollout.max_response_tokens,
+        groups=groups,
+    )
+
+
+def _sum_counts(counts: tuple[int, ...], groups: ProcessGroups) -> tuple[int, ...]:
+    return tuple(int(total) for total in sum_over(groups.dp, counts))

@@ -1,0 +1,84 @@
+"""The training loop: steps, and what is due between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_longrlvr.checkpoint.manifest import checkpoint_directory, prune
+from megatron_longrlvr.checkpoint.run_state import RunState
+from megatron_longrlvr.checkpoint.store import save_checkpoint
+from megatron_longrlvr.config.training import TrainerConfig
+from megatron_longrlvr.evaluation.runner import Evaluator
+from megatron_longrlvr.parallel.collectives import all_ranks_agree
+from megatron_longrlvr.parallel.groups import ProcessGroups
+from megatron_longrlvr.trainer.interrupt import StopRequest
+from megatron_longrlvr.trainer.journal import Journal
+from megatron_longrlvr.trainer.report_step import save_samples, step_metrics
+from megatron_longrlvr.trainer.run_dir import RunDir
+from megatron_longrlvr.trainer.schedule import Every
+from megatron_longrlvr.trainer.step import StepParts, run_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A run on this rank, ready to go on after ``first_step``."""
+
+    parts: StepParts
+    evaluator: Evaluator | None
+    trainer: TrainerConfig
+    groups: ProcessGroups
+    run_dir: RunDir
+    journal: Journal
+    first_step: int
+    """Training steps that earlier starts have done."""
+
+    fingerprint: str
+    """Of the configuration, for the checkpoints."""
+
+
+def train(run: TrainingRun, stop: StopRequest) -> bool:
+    """Train to the last step or until asked to stop; every rank runs this alike.
+
+    Returns:
+        Whether the run got to its last step.
+    """
+    if run.first_step == 0:
+        _evaluate(run, step=0)
+    for step in range(run.first_step + 1, run.trainer.steps + 1):
+        outcome = run_step(run.parts, step=step)
+        run.journal.record_step(step, step_metrics(outcome, run.groups))
+        is_last = step == run.trainer.steps
+        if Every(run.trainer.sample_every).is_due(step) or is_last:
+            save_samples(outcome, run.groups, run.run_dir.path, step=step)
+        if Every(run.trainer.eval_every).is_due(step) or is_last:
+            _evaluate(run, step=step)
+        # A signal reaches the ranks at different moments; they stop after the same step.
+        is_asked = not all_ranks_agree(stop.signal_name is None, run.groups.world)
+        if Every(run.trainer.save_every).is_due(step) or (
+            (is_last or is_asked) and run.trainer.save_every > 0
+        ):
+            _save(run, step=step)
+        if is_asked and not is_last:
+            run.journal.say(f"stopped after step {step}, as asked; the same command goes on")
+            return False
+    return True
+
+
+def _evaluate(run: TrainingRun, *, step: int) -> None:
+    if run.evaluator is None or run.trainer.eval_every == 0:
+        return
+    metrics, _ = run.evaluator.evaluate()
+    run.journal.record_eval(step, metrics)
+
+
+def _save(run: TrainingRun, *, step: int) -> None:
+    learner = run.parts.learner
+    state = RunState(
+        step=step,
+        policy_version=learner.version,
+        prompt_cursor=run.parts.collector.source.state(),
+    )
+    directory = checkpoint_directory(run.run_dir.path, step)
+    save_checkpoint(directory, learner, state, config_fingerprint=run.fingerprint)
+    if run.groups.rank == 0:
+        prune(run.run_dir.path, run.trainer.keep_checkpoints)

@@ -1,0 +1,69 @@
+"""What a finished step reports: metrics over all ranks, and samples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_longrlvr.observability import names
+from megatron_longrlvr.observability.samples import write_samples
+from megatron_longrlvr.observability.step_metrics import (
+    advantage_tally,
+    train_metrics,
+    train_tally,
+    update_metrics,
+)
+from megatron_longrlvr.observability.tally import Tally
+from megatron_longrlvr.parallel.collectives import gather_objects, sum_over
+from megatron_longrlvr.parallel.device import device, has_cuda, peak_memory_gib
+from megatron_longrlvr.parallel.groups import ProcessGroups
+from megatron_longrlvr.stages import UpdateStats
+from megatron_longrlvr.trainer.step import StepOutcome
+from megatron_longrlvr.trainer.stopwatch import PARTS
+
+
+def step_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:
+    """Metrics of a step by name, the same on every rank; every rank calls this."""
+    tally = train_tally(outcome.collected.scored) + advantage_tally(outcome.advantages)
+    tally = Tally.from_vector(tally.names, sum_over(groups.dp, tally.to_vector()))
+    seconds = [outcome.stopwatch.seconds[part] for part in PARTS]
+    *slowest, memory_gib = _largest([*seconds, peak_memory_gib()], groups)
+    timing = {f"timing/{part}_s": value for part, value in zip(PARTS, slowest, strict=True)}
+    metrics = {
+        **train_metrics(tally),
+        **timing,
+        **update_metrics(_mean_over_updates(outcome.updates)),
+        names.UPDATE_SKIPPED: float(not outcome.updates),
+        names.ROLLOUT_ROUNDS: float(outcome.collected.rounds),
+    }
+    memory = names.MEMORY_DEVICE_PEAK_GIB if has_cuda() else names.MEMORY_HOST_PEAK_GIB
+    metrics[memory] = memory_gib
+    metrics[names.ROLLOUT_TOKENS_PER_S] = (
+        metrics[names.ROLLOUT_RESPONSE_TOKENS] / metrics[names.TIMING_STEP_S]
+    )
+    return metrics
+
+
+def save_samples(outcome: StepOutcome, groups: ProcessGroups, run_dir: Path, *, step: int) -> None:
+    """Write the step's samples of all data-parallel ranks; every rank calls this."""
+    gathered = gather_objects(tuple(outcome.collected.scored.scored), groups.dp)
+    if groups.rank == 0:
+        write_samples(run_dir, [scored for share in gathered for scored in share], step=step)
+
+
+def _mean_over_updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    if not updates:
+        return {}
+    return {
+        name: sum(update.metrics[name] for update in updates) / len(updates)
+        for name in updates[0].metrics
+    }
+
+
+def _largest(values: Sequence[float], groups: ProcessGroups) -> list[float]:
+    largest = torch.tensor(values, dtype=torch.float64, device=device())
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=groups.world)
+    return [float(value) for value in largest]

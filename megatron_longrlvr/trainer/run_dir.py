@@ -1,0 +1,101 @@
+"""The run directory: who owns it, whether it is finished, and where things lie in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_longrlvr.config.load import write_config
+from megatron_longrlvr.config.section import Section
+from megatron_longrlvr.errors import ConfigError
+
+CONFIG_FILE = "config.json"
+FINISHED_FILE = "finished.json"
+
+# Settings that may differ between the starts of one run: where it lies, how long it goes on and
+# what it writes on the way. Everything else is the run's identity.
+_MAY_CHANGE = frozenset({"run.dir", "run.name", "trainer", "layout"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDir:
+    """A directory that belongs to one configuration."""
+
+    path: Path
+    is_new: bool
+    """No earlier start has written here."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def is_finished(self, steps: int) -> bool:
+        """Whether an earlier start got to ``steps``."""
+        finished = self.path / FINISHED_FILE
+        return finished.is_file() and json.loads(finished.read_text())["steps"] >= steps
+
+    def mark_finished(self, steps: int) -> None:
+        """Record that the run got to its last step."""
+        partial = self.path / f"{FINISHED_FILE}.partial"
+        partial.write_text(json.dumps({"steps": steps}) + "\n")
+        partial.replace(self.path / FINISHED_FILE)
+
+
+def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
+    """Take a directory for a run, or find the run in it again.
+
+    Args:
+        config: Resolved configuration.
+        path: The directory.
+        may_write: Whether to create it and write ``config.json``; one rank does.
+
+    Raises:
+        ConfigError: Another run lies there; names the settings that differ.
+    """
+    existing = path / CONFIG_FILE
+    is_new = not existing.is_file()
+    if not is_new:
+        differing = differing_keys(json.loads(existing.read_text()), config.model_dump(mode="json"))
+        if differing:
+            shown = "; ".join(differing[:6])
+            raise ConfigError(f"run.dir={path} holds another run: {shown}; choose another run.dir")
+    if may_write:
+        path.mkdir(parents=True, exist_ok=True)
+        write_config(config, existing)
+    return RunDir(path=path, is_new=is_new)
+
+
+def fingerprint(config: Section) -> str:
+    """Hash of the settings that make up a run's identity."""
+    identity = {
+        key: value
+        for key, value in _flatten(config.model_dump(mode="json")).items()
+        if not _may_change(key)
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """``key: before -> now`` for every setting of the run's identity that differs."""
+    old, new = _flatten(before), _flatten(now)
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _may_change(key)
+    ]
+
+
+def _may_change(key: str) -> bool:
+    return key in _MAY_CHANGE or key.partition(".")[0] in _MAY_CHANGE
+
+
+def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - JSON
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat

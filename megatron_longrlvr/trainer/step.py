@@ -1,0 +1,80 @@
+"""One training step, written as the sentence it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from megatron_longrlvr.algorithms.assign import assign_advantages
+from megatron_longrlvr.algorithms.packing import pack
+from megatron_longrlvr.config.training import AlgorithmConfig
+from megatron_longrlvr.model.learner import Learner
+from megatron_longrlvr.rollout.engine import WeightPublisher
+from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, UpdateStats
+from megatron_longrlvr.trainer.collect import Collected, Collector
+from megatron_longrlvr.trainer.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """Everything a step needs, already built for this rank."""
+
+    collector: Collector
+    learner: Learner
+    publisher: WeightPublisher
+    algorithm: AlgorithmConfig
+    max_response_tokens: int
+    sum_over_ranks: Callable[[tuple[int, ...]], tuple[int, ...]]
+    """Sums over the data-parallel ranks, all of which call it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """What a step did, on this rank."""
+
+    collected: Collected
+    advantages: AdvantageBatch
+    updates: Sequence[UpdateStats]
+    """One per optimizer step; empty when no group taught anything."""
+
+    stopwatch: Stopwatch
+
+
+def run_step(parts: StepParts, *, step: int) -> StepOutcome:
+    """Sample, score, learn, publish.
+
+    The engine holds the newest weights both when this is called and when it returns, so the
+    caller may evaluate, checkpoint or stop between any two steps.
+
+    Raises:
+        NonFiniteUpdate: An update would have been NaN or infinite; no weight has changed by it.
+    """
+    stopwatch = Stopwatch()
+    with stopwatch.time("step"):
+        collected = parts.collector.collect(step, stopwatch)
+        advantages = assign_advantages(collected.for_training, parts.algorithm)
+        packed = pack(
+            advantages,
+            config=parts.algorithm,
+            max_response_tokens=parts.max_response_tokens,
+            sum_over_ranks=parts.sum_over_ranks,
+        )
+        updates = _learn(parts, packed, stopwatch)
+        if updates:
+            with stopwatch.time("publish"):
+                parts.publisher.publish(updates[-1].version)
+    return StepOutcome(
+        collected=collected, advantages=advantages, updates=updates, stopwatch=stopwatch
+    )
+
+
+def _learn(
+    parts: StepParts, packed: Sequence[PackedBatch], stopwatch: Stopwatch
+) -> list[UpdateStats]:
+    # Counts are global, so all ranks leave out the same batches.
+    useful = [batch for batch in packed if batch.num_global_samples > 0]
+    with stopwatch.time("logprobs"):
+        # Before the first update: the proximal policy is the one that starts the step.
+        batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in useful]
+    with stopwatch.time("update"):
+        return [parts.learner.update(batch, parts.algorithm) for batch in batches]

@@ -1,0 +1,116 @@
+"""Cross-section checks: each impossible combination is refused by the key that mends it.
+
+Every refusal is one or two settings away from the recipe that is accepted.
+"""
+
+import pytest
+
+from megatron_longrlvr.config.checks import check_train_config
+from megatron_longrlvr.errors import ConfigError
+from tests.unit.config.recipe_content import train_config
+
+TRAIN_FILES = {"kind": "files", "paths": ["a.jsonl", "b.jsonl"]}
+
+ACCEPTED = [
+    pytest.param({}, 2, id="as-written"),
+    pytest.param({"rollout.prompts_per_step": 9}, 1, id="one-rank-takes-all"),
+    pytest.param({"rollout.prompts_per_step": 9, "layout": {"tp": 2}}, 2, id="tp-does-not-share"),
+    pytest.param({"algorithm.updates_per_step": 4}, 2, id="one-group-an-update"),
+    pytest.param({"algorithm.proximal": "behavior"}, 2, id="behavior-is-exact"),
+    pytest.param({"rollout.top_p": 0.9}, 2, id="top-p-with-recomputed"),
+    pytest.param({"algorithm.kl": {"estimator": "k1"}}, 2, id="kl-is-off"),
+    pytest.param(
+        {"algorithm.kl": {"estimator": "k1", "place": "reward", "coefficient": 0.1}},
+        2,
+        id="k1-in-the-reward",
+    ),
+    pytest.param({"evaluation": ..., "trainer.eval_every": 0}, 2, id="never-evaluates"),
+    pytest.param({"evaluation.temperature": 0}, 2, id="greedy-once"),
+    pytest.param({"optimizer.min_lr": 1e-3}, 2, id="lr-never-decays"),
+    pytest.param(
+        {"data.train": TRAIN_FILES, "evaluation.data": {"kind": "files", "paths": ["c.jsonl"]}},
+        2,
+        id="other-files",
+    ),
+]
+
+REFUSED = [
+    pytest.param({"layout": {"tp": 3}}, 2, "layout.tp=3", id="layout-exceeds-the-ranks"),
+    pytest.param(
+        {"rollout.prompts_per_step": 9},
+        2,
+        r"rollout.prompts_per_step=9 .* 2 data-parallel ranks .* multiple of 2",
+        id="unequal-prompt-shares",
+    ),
+    pytest.param(
+        {"algorithm.updates_per_step": 3},
+        2,
+        "algorithm.updates_per_step=3 does not divide the 4 groups",
+        id="unequal-updates",
+    ),
+    pytest.param(
+        {"algorithm.updates_per_step": 8}, 2, "algorithm.updates_per_step=8", id="too-many-updates"
+    ),
+    pytest.param(
+        {"rollout.group_size": 1}, 2, "rollout.group_size=1 .* at least 2", id="lonely-sample"
+    ),
+    pytest.param(
+        {"algorithm.kl": {"estimator": "k1", "coefficient": 0.1}},
+        2,
+        "algorithm.kl.estimator=k1 .* algorithm.kl.place=reward",
+        id="k1-in-the-loss",
+    ),
+    pytest.param(
+        {"algorithm.proximal": "behavior", "rollout.top_p": 0.9},
+        2,
+        "algorithm.proximal=behavior .* rollout.top_p=0.9",
+        id="behavior-under-top-p",
+    ),
+    pytest.param(
+        {"algorithm.proximal": "behavior", "rollout.top_k": 5},
+        2,
+        "algorithm.proximal=behavior .* rollout.top_k=5",
+        id="behavior-under-top-k",
+    ),
+    pytest.param(
+        {"optimizer.min_lr": 2e-3}, 2, "optimizer.min_lr=0.002 .* optimizer.lr", id="lr-would-rise"
+    ),
+    pytest.param(
+        {"evaluation": ...}, 2, "trainer.eval_every=5 needs an evaluation", id="nothing-to-evaluate"
+    ),
+    pytest.param(
+        {"evaluation.temperature": 0, "evaluation.samples_per_prompt": 2},
+        2,
+        "evaluation.samples_per_prompt=2 at evaluation.temperature=0",
+        id="greedy-twice",
+    ),
+    pytest.param(
+        {"evaluation.data": {"kind": "toy"}}, 2, "evaluation.data holds", id="toy-training-split"
+    ),
+    pytest.param(
+        {"data.train": TRAIN_FILES, "evaluation.data": {"kind": "files", "paths": ["b.jsonl"]}},
+        2,
+        "evaluation.data holds prompts of data.train",
+        id="training-file",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "world_size"), ACCEPTED)
+def test_settings_that_go_together_are_accepted(changes, world_size):
+    check_train_config(train_config(**changes), world_size=world_size)
+
+
+@pytest.mark.parametrize(("changes", "world_size", "message"), REFUSED)
+def test_impossible_settings_are_refused_by_key(changes, world_size, message):
+    config = train_config(**changes)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        check_train_config(config, world_size=world_size)
+
+
+def test_behavior_of_another_engine_is_not_the_proximal_policy():
+    config = train_config(**{"algorithm.proximal": "behavior"})
+    # No other engine can be named yet, so the value goes round the schema.
+    rollout = config.rollout.model_copy(update={"engine": "other"})
+    with pytest.raises(ConfigError, match=r"^algorithm.proximal=behavior .* rollout.engine=other"):
+        check_train_config(config.model_copy(update={"rollout": rollout}), world_size=2)

@@ -1,0 +1,66 @@
+"""A run directory belongs to one configuration, and says which setting differs."""
+
+import pytest
+
+from megatron_longrlvr.config.load import parse_config
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.trainer.run_dir import claim_run_dir, fingerprint
+
+CONTENT = {
+    "kind": "train",
+    "run": {"name": "r", "dir": "runs/r"},
+    "model": {"path": "m"},
+    "data": {"train": {"kind": "toy"}, "max_prompt_tokens": 100},
+    "rollout": {"prompts_per_step": 4, "max_response_tokens": 8},
+    "algorithm": {"micro_batch_tokens": 100},
+    "optimizer": {"lr": 0.001},
+    "trainer": {"steps": 5},
+}
+
+
+def config(**changes) -> TrainConfig:
+    content = {
+        name: {**section, **changes.get(name, {})} if isinstance(section, dict) else section
+        for name, section in CONTENT.items()
+    }
+    return parse_config(content, TrainConfig, origin="test")
+
+
+def test_a_new_directory_gets_the_resolved_configuration(tmp_path):
+    run_dir = claim_run_dir(config(), tmp_path / "run", may_write=True)
+    assert run_dir.is_new
+    assert parse_config_file(tmp_path / "run" / "config.json") == config()
+
+
+def parse_config_file(path):
+    import json
+
+    return parse_config(json.loads(path.read_text()), TrainConfig, origin=str(path))
+
+
+def test_the_same_configuration_finds_its_run_again(tmp_path):
+    claim_run_dir(config(), tmp_path, may_write=True).mark_finished(5)
+    again = claim_run_dir(config(), tmp_path, may_write=True)
+    assert not again.is_new
+    assert again.is_finished(5)
+    assert not again.is_finished(6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"trainer": {"steps": 9}}, {"layout": {"tp": 2}}, {"run": {"dir": "elsewhere"}}],
+    ids=["longer", "other-layout", "moved"],
+)
+def test_what_does_not_change_the_run_may_differ(tmp_path, changes):
+    claim_run_dir(config(), tmp_path, may_write=True)
+    assert not claim_run_dir(config(**changes), tmp_path, may_write=True).is_new
+    assert fingerprint(config(**changes)) == fingerprint(config())
+
+
+def test_another_run_is_refused_with_the_setting_that_differs(tmp_path):
+    claim_run_dir(config(), tmp_path, may_write=True)
+    other = config(optimizer={"lr": 0.01})
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.001 -> 0\.01"):
+        claim_run_dir(other, tmp_path, may_write=True)
+    assert fingerprint(other) != fingerprint(config())
