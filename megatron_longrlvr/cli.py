@@ -86,7 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    parsed = build_parser().parse_args(arguments)
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse takes all positional arguments at once: those behind an option are left over.
+    late = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(parsed, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        parsed.overrides = [*parsed.overrides, *late]
     try:
         code: int = parsed.run(parsed)
     except (ConfigError, DataError) as error:

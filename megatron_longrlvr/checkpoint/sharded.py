@@ -35,11 +35,16 @@ _SETTINGS = ("betas", "eps", "weight_decay", "lr", "max_lr", "min_lr")
 def write_learner(directory: Path, learner: Learner) -> None:
     """Write weights and optimizer into an empty directory. Collective.
 
+    An optimizer that has not taken a step has no state, and none is written.
+
     Raises:
         CheckpointError: Some rank could not write.
     """
     try:
-        dist_checkpointing.save(_sharded_state(learner, is_loading=False), str(directory))
+        dist_checkpointing.save(
+            _sharded_state(learner, is_loading=False, with_optimizer=learner.version > 0),
+            str(directory),
+        )
     # RuntimeError: torch's writer of zip files tells a full disk in no other way.
     except (CheckpointingException, CheckpointException, OSError, RuntimeError) as error:
         free_gib = shutil.disk_usage(directory).free / 2**30
@@ -48,7 +53,7 @@ def write_learner(directory: Path, learner: Learner) -> None:
         ) from error
 
 
-def read_learner(directory: Path, learner: Learner) -> None:
+def read_learner(directory: Path, learner: Learner, *, with_optimizer: bool) -> None:
     """Replace weights and optimizer state by those in ``directory``. Collective.
 
     Learning rate, decay and the other settings of the optimizer stay as the learner has them.
@@ -59,7 +64,7 @@ def read_learner(directory: Path, learner: Learner) -> None:
     """
     try:
         state = dist_checkpointing.load(
-            _sharded_state(learner, is_loading=True),
+            _sharded_state(learner, is_loading=True, with_optimizer=with_optimizer),
             str(directory),
             strict=StrictHandling.RAISE_ALL,
         )
@@ -69,13 +74,16 @@ def read_learner(directory: Path, learner: Learner) -> None:
         result = chunk.load_state_dict(state[key], strict=False)
         missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
         assert not missing, f"weights without a place in checkpoints: {missing}"
+    if not with_optimizer:
+        learner.optimizer.reload_model_params()  # its fp32 copy of the weights
+        return
     settings = _settings(learner.optimizer)
     learner.optimizer.load_state_dict(state["optimizer"])
     for group, setting in zip(learner.optimizer.param_groups, settings, strict=True):
         group.update(setting)
 
 
-def _sharded_state(learner: Learner, *, is_loading: bool) -> dict[str, Any]:
+def _sharded_state(learner: Learner, *, is_loading: bool, with_optimizer: bool) -> dict[str, Any]:
     metadata = {
         "dp_cp_group": learner.policy.groups.dp_cp,
         # The default cannot be loaded by another layout.
@@ -90,6 +98,8 @@ def _sharded_state(learner: Learner, *, is_loading: bool) -> dict[str, Any]:
         key: _tensors_only(chunk.sharded_state_dict(metadata=metadata))
         for key, chunk in zip(_model_keys(learner), learner.policy.chunks, strict=True)
     }
+    if not with_optimizer:
+        return model
     with bucket_padding_kept(learner.optimizer):
         optimizer = learner.optimizer.sharded_state_dict(
             model, is_loading=is_loading, metadata=metadata

@@ -93,7 +93,7 @@ def load_checkpoint(directory: Path, learner: Learner) -> RunState:
     checkpoint = _on_first_rank(groups, lambda: read_checkpoint(directory))
     state = _on_first_rank(groups, lambda: read_state(directory))
     _check_kind(checkpoint, learner)
-    read_learner(directory / _LEARNER, learner)
+    read_learner(directory / _LEARNER, learner, with_optimizer=state.policy_version > 0)
     learner.version = PolicyVersion(state.policy_version)
     if checkpoint.manifest.layout == asdict(groups.layout):
         _on_every_rank(groups, lambda: load_random_state(directory, groups.rank))

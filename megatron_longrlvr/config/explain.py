@@ -57,7 +57,9 @@ def _find(schema: type[BaseModel], location: Sequence[str | int]) -> _Place:
             sections = tuple(model for model in sections if _kind_of(model) == part)
             continue
         key.append(str(part))
-        fields = [model.model_fields.get(str(part)) for model in sections]
+        if isinstance(part, int):
+            continue
+        fields = [model.model_fields.get(part) for model in sections]
         sections = tuple(
             found for field in fields if field for found in _sections_in(field.annotation)
         )

@@ -116,46 +116,57 @@ def position(learner):
     )
 
 
-def save_and_go_on(rank, _world_size, layout, folder, run_dir, options):
+def save_and_go_on(rank, _world_size, layout, folder, run_dir, options, steps_before):
     from megatron_longrlvr.checkpoint.store import save_checkpoint
 
     learner = build_learner(layout, folder, **options)
-    train(learner, 0, STEPS_BEFORE)
-    directory = checkpoint_directory(run_dir, STEPS_BEFORE)
+    train(learner, 0, steps_before)
+    directory = checkpoint_directory(run_dir, steps_before)
     save_checkpoint(directory, learner, position(learner), config_fingerprint="abc")
-    history = train(learner, STEPS_BEFORE, STEPS_AFTER)
+    history = train(learner, steps_before, STEPS_AFTER)
     weights = full_weights(learner)
     return history, weights if rank == 0 else None, learner.version
 
 
-def resume(rank, _world_size, layout, folder, run_dir, options):
+def resume(rank, _world_size, layout, folder, run_dir, options, steps_before):
     from megatron_longrlvr.checkpoint.store import load_checkpoint
 
     learner = build_learner(layout, folder, seed=99, **options)
-    state = load_checkpoint(checkpoint_directory(run_dir, STEPS_BEFORE), learner)
-    assert adam_steps(learner) == {STEPS_BEFORE}
+    state = load_checkpoint(checkpoint_directory(run_dir, steps_before), learner)
+    assert adam_steps(learner) == ({steps_before} if steps_before else set())
     assert state == RunState(
-        step=STEPS_BEFORE,
-        policy_version=STEPS_BEFORE,
-        prompt_cursor=8 * STEPS_BEFORE,
+        step=steps_before,
+        policy_version=steps_before,
+        prompt_cursor=8 * steps_before,
         extra={"rounds": 3, "kl": 0.25, "phase": "warm"},
     )
-    assert learner.version == STEPS_BEFORE
-    history = train(learner, STEPS_BEFORE, STEPS_AFTER)
-    assert adam_steps(learner) == {STEPS_BEFORE + STEPS_AFTER}
+    assert learner.version == steps_before
+    history = train(learner, steps_before, STEPS_AFTER)
+    assert adam_steps(learner) == {steps_before + STEPS_AFTER}
     weights = full_weights(learner)
     return history, weights if rank == 0 else None, learner.version
 
 
-def saved_and_resumed(pool, tmp_path, saving, loading, *, resuming_pool=None, tie, options):
+def saved_and_resumed(
+    pool,
+    tmp_path,
+    saving,
+    loading,
+    *,
+    resuming_pool=None,
+    tie,
+    options,
+    steps_before=STEPS_BEFORE,
+):
     """(metrics, weights, version) of a run that went on and of one that was carried on."""
     folder, other = tmp_path / "model", tmp_path / "other"
     family = "qwen2" if tie else "qwen3"  # biases in one, norms of queries and keys in the other
     save_tiny_model(folder, family, tie=tie)
     save_tiny_model(other, family, tie=tie, seed=7)
-    went_on = pool.run(save_and_go_on, saving, folder, tmp_path / "run", options)
-    carried_on = (resuming_pool or pool).run(resume, loading, other, tmp_path / "run", options)
-    assert carried_on[0][2] == went_on[0][2] == STEPS_BEFORE + STEPS_AFTER
+    common = (tmp_path / "run", options, steps_before)
+    went_on = pool.run(save_and_go_on, saving, folder, *common)
+    carried_on = (resuming_pool or pool).run(resume, loading, other, *common)
+    assert carried_on[0][2] == went_on[0][2] == steps_before + STEPS_AFTER
     return went_on[0], carried_on[0]
 
 
@@ -193,6 +204,17 @@ def test_bfloat16_weights_keep_their_fp32_main_copy(pool2, tmp_path, distributed
     layout = layout_of("tp2-sp")
     options = {"dtype": "bf16", "distributed": distributed}
     assert_identical(*saved_and_resumed(pool2, tmp_path, layout, layout, tie=True, options=options))
+
+
+@pytest.mark.parametrize("distributed", [True, False], ids=["sharded-optimizer", "plain-optimizer"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_run_without_an_optimizer_step_so_far_can_be_saved(pool2, tmp_path, dtype, distributed):
+    layout = layout_of("pp2")
+    options = {"dtype": dtype, "distributed": distributed}
+    results = saved_and_resumed(
+        pool2, tmp_path, layout, layout, tie=True, options=options, steps_before=0
+    )
+    assert_identical(*results)
 
 
 RESHARDINGS = [

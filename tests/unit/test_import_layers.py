@@ -39,7 +39,7 @@ HOMES = {
     "nemo_aligner": ["aligner"],
 }
 DESCRIPTION_MODULES = [
-    *(f"config.{name}" for name in ("load", "schema", "checks")),
+    *(f"config.{name}" for name in ("load", "schema", "sft", "checks")),
     *("recipes", "parallel.layout", "model.spec", "model.rope_spec"),
 ]
 

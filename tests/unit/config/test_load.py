@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from megatron_longrlvr.config import schema as schemas
+from megatron_longrlvr.config import schema, sft
 from megatron_longrlvr.config.load import (
     RECIPES,
     find_recipe,
@@ -34,8 +34,9 @@ IMPORT_BUDGET_CPU_S = 0.3
 
 SCHEMA_BY_KIND = {
     get_args(section.model_fields["kind"].annotation)[0]: section
-    for _, section in inspect.getmembers(schemas, inspect.isclass)
-    if issubclass(section, Section) and "kind" in section.model_fields
+    for module in (schema, sft)
+    for _, section in inspect.getmembers(module, inspect.isclass)
+    if issubclass(section, Section) and "run" in section.model_fields
 }
 
 
@@ -149,6 +150,17 @@ def test_number_reads_the_same_in_a_recipe_and_in_an_override(tmp_path):
 def test_refused_override_is_named_by_its_key(recipe_file, override, message):
     with pytest.raises(ConfigError, match=message):
         load(recipe_file, override)
+
+
+def test_key_inside_a_list_is_named_with_its_place():
+    stages = [
+        {"steps": 3, "task": {"kind": "toy"}},
+        {"steps": 3, "task": {"kind": "toy", "sed": 1}},
+    ]
+    content = {"demonstrations": {"stages": stages}}
+    place = "demonstrations.stages.1.task"
+    with pytest.raises(ConfigError, match=f"'{place}.sed'; did you mean '{place}.seed'"):
+        parse_config(content, sft.SftRunConfig, origin="test")
 
 
 def test_missing_key_is_named():
