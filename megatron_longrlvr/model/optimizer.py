@@ -51,8 +51,8 @@ def wrap_for_training(
 def build_optimizer(
     wrapped: Sequence[DistributedDataParallel], config: OptimizerConfig, *, dtype: torch.dtype
 ) -> MegatronOptimizer:
-    """AdamW with fp32 state over the wrapped chunks."""
-    return get_megatron_optimizer(
+    """AdamW with fp32 state over the wrapped chunks; norm weights and biases do not decay."""
+    optimizer = get_megatron_optimizer(
         MegatronOptimizerConfig(
             optimizer="adam",
             lr=config.lr,
@@ -68,6 +68,10 @@ def build_optimizer(
         ),
         list(wrapped),
     )
+    for group in optimizer.param_groups:
+        # megatron-core marks the groups and leaves it to its own scheduler, which we do not use.
+        group["weight_decay"] *= group["wd_mult"]
+    return optimizer
 
 
 def learning_rate(config: OptimizerConfig, *, step: int, num_steps: int) -> float:

@@ -46,7 +46,6 @@ from megatron_longrlvr.trainer.journal import open_journal, silent_journal
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, process_groups, share_run_dir
 
-
 # Steps between two lines on the display.
 _SHOW_EVERY = 50
 

@@ -1,0 +1,177 @@
+"""Whole GRPO runs on the toy task, in real processes.
+
+Promise: a run leaves the records it announces; stopped after a checkpoint and started again it
+ends as if it had not stopped, bit for bit; a layout changes no sample and no reward; groups that
+teach nothing are counted and change no weight.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_longrlvr.config.load import write_config
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.observability.metric_log import read_metric_log
+from megatron_longrlvr.observability.samples import list_samples, read_samples
+from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, run_training
+from tests.support.runs import toy_config
+
+ROOT = Path(__file__).parents[2]
+# What a clock or an allocator measures; everything else must repeat.
+MEASURED = ("timing/", "memory/", "rollout/tokens_per_s")
+# Layouts order float32 sums differently; a step of Adam passes that on to the weights.
+LAYOUT_ATOL = 1e-4
+
+
+def run(rank, world_size, config):  # noqa: ARG001
+    return run_training(config)
+
+
+def metrics(run_dir):
+    """(kind, step) -> metrics that must repeat."""
+    return {
+        (record.kind.value, record.step): {
+            name: value for name, value in record.metrics.items() if not name.startswith(MEASURED)
+        }
+        for record in read_metric_log(run_dir / "metrics.jsonl")
+    }
+
+
+def samples(run_dir):
+    return [
+        (record.prompt_id, record.response, record.reward)
+        for path in list_samples(run_dir)
+        for record in read_samples(path)
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(pool2, tmp_path_factory):
+    """Four steps on two data-parallel ranks, without a stop."""
+    run_dir = tmp_path_factory.mktemp("straight")
+    assert pool2.run(run, toy_config(run_dir)) == [0, 0]
+    return run_dir
+
+
+def test_a_run_leaves_its_records(straight):
+    assert list(metrics(straight)) == [
+        ("eval", 0),
+        ("train", 1),
+        ("train", 2),
+        ("eval", 2),
+        ("train", 3),
+        ("train", 4),
+        ("eval", 4),
+    ]
+    assert json.loads((straight / "finished.json").read_text()) == {"steps": 4}
+    assert [path.name for path in sorted((straight / "checkpoints").iterdir())] == [
+        "step_000002",
+        "step_000004",
+    ]
+    first = metrics(straight)["train", 1]
+    # 4 prompts, 4 samples each, over both ranks.
+    assert (first["rollout/prompts"], first["rollout/samples"]) == (4, 16)
+    assert len(samples(straight)) == 4 * 16
+    by_file = read_samples(list_samples(straight)[0])
+    mean = sum(record.reward for record in by_file) / len(by_file)
+    assert first["reward/mean"] == pytest.approx(mean)
+
+
+def test_the_run_taught_something(straight):
+    updates = [metrics(straight)["train", step] for step in range(1, 5)]
+    assert all(update["update/skipped"] == 0 for update in updates)
+    assert all(update["update/grad_norm"] > 0 for update in updates)
+
+
+def test_a_finished_run_is_not_run_again(pool2, straight):
+    before = (straight / "metrics.jsonl").read_bytes()
+    assert pool2.run(run, toy_config(straight)) == [0, 0]
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def test_stopping_at_a_checkpoint_and_going_on_changes_nothing(pool2, straight, tmp_path):
+    assert pool2.run(run, toy_config(tmp_path, trainer__steps=2)) == [0, 0]
+    assert pool2.run(run, toy_config(tmp_path)) == [0, 0]
+    assert metrics(tmp_path) == metrics(straight)
+    assert samples(tmp_path) == samples(straight)
+
+
+@pytest.mark.parametrize("layout", [{"tp": 2}, {"pp": 2}, {"cp": 2}], ids=str)
+def test_a_layout_changes_no_sample_and_no_reward(pool2, straight, tmp_path, layout):
+    changes = {f"layout__{axis}": degree for axis, degree in layout.items()}
+    config = toy_config(tmp_path, trainer__steps=3, **changes)
+    assert pool2.run(run, config) == [0, 0]
+    expected = metrics(straight)
+    for step in (1, 2, 3):
+        actual = metrics(tmp_path)["train", step]
+        assert actual == pytest.approx(expected["train", step], abs=LAYOUT_ATOL, nan_ok=True)
+
+
+def test_groups_that_teach_nothing_are_counted_and_change_no_weight(pool2, tmp_path):
+    # A group of identical greedy-like samples has no spread: near-zero temperature.
+    config = toy_config(
+        tmp_path, rewards__variant="outcome_only", rollout__temperature=1e-4, trainer__steps=2
+    )
+    assert pool2.run(run, config) == [0, 0]
+    for step in (1, 2):
+        record = metrics(tmp_path)["train", step]
+        assert record["reward/groups_dropped_frac"] == 1
+        assert record["update/skipped"] == 1
+    assert metrics(tmp_path)["eval", 0] == metrics(tmp_path)["eval", 2]
+
+
+def test_another_configuration_is_refused_by_every_rank(pool2, straight):
+    for message in pool2.run(refused, toy_config(straight, optimizer__lr=0.5)):
+        assert "optimizer.lr: 0.01 -> 0.5" in message
+
+
+def refused(rank, world_size, config):  # noqa: ARG001
+    try:
+        run_training(config)
+    except ConfigError as error:
+        return str(error)
+    return "not refused"
+
+
+def test_a_signal_ends_the_run_after_its_step_and_the_same_command_goes_on(tmp_path, straight):
+    config = toy_config(tmp_path / "run", trainer__save_every=1, trainer__keep_checkpoints=9)
+    recipe = tmp_path / "recipe.json"  # JSON is YAML
+    write_config(config, recipe)
+    process = start(recipe)
+    for line in process.stdout:
+        if line.startswith("step 1/"):
+            process.send_signal(signal.SIGINT)
+            break
+    process.stdout.read()
+    assert process.wait(timeout=60) == STOPPED_EXIT_CODE
+    assert not (tmp_path / "run" / "finished.json").exists()
+    done = max(step for kind, step in metrics(tmp_path / "run") if kind == "train")
+    assert 1 <= done < 4
+    again = start(recipe)
+    printed = again.stdout.read()
+    assert again.wait(timeout=60) == 0, printed
+    assert f"after step {done}" in printed
+    resumed, expected = metrics(tmp_path / "run"), metrics(straight)
+    assert resumed.keys() == expected.keys()
+    # One process instead of two: sums in another order.
+    for key in expected:
+        assert resumed[key] == pytest.approx(expected[key], abs=LAYOUT_ATOL, nan_ok=True)
+
+
+def start(recipe):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "megatron_longrlvr", "train", str(recipe)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
