@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 from megatron_longrlvr.model.cpu.patches import replace
 
@@ -34,6 +35,9 @@ _FACTORIES = (
 
 def patch_factories() -> None:
     """Send tensors meant for a CUDA device to the CPU; leave every other call as it was."""
+    # ``with torch.device(...)`` keeps a table of the factory functions, made at its first use; it
+    # has to hold the real ones, which is what the wrappers call.
+    _device_constructors()
     for name in _FACTORIES:
         replace(
             torch,

@@ -141,3 +141,18 @@ os.kill(os.getpid(), signal.SIGKILL)
     )
     # The manager inherited stdout; were it still alive, run() would wait for its end in vain.
     assert result.returncode == -9, result.stderr
+
+
+def test_a_default_device_still_reaches_the_factories():
+    # transformers builds models under torch.device("meta"); buffers made on another device than
+    # asked for were left uninitialised there.
+    assert_passes(
+        INSTALL
+        + """
+import torch
+install()
+with torch.device("meta"):
+    assert torch.arange(3).is_meta and torch.zeros(2).is_meta and torch.ones(2).is_meta
+assert torch.arange(3).device.type == "cpu"
+"""
+    )

@@ -1,0 +1,192 @@
+"""Measure what the context reward does on the toy task, with controls, and write the record.
+
+    python tools/toy_experiment.py --output tests/records/toy_grpo.json
+    python tools/toy_experiment.py --only outcome --seeds 0 --dry-run
+
+Every run is ``longrlvr train tiny_cpu`` with a few settings replaced, in one process; two run side
+by side. A run that is finished in --runs is not repeated. The record holds, for each run, its
+settings and all held-out measurements, and for each experiment the mean over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_longrlvr.observability import names
+from megatron_longrlvr.observability.metric_log import MetricKind, read_metric_log
+from megatron_longrlvr.observability.provenance import library_versions, read_git_state
+
+ROOT = Path(__file__).parents[1]
+WORKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One row of the record."""
+
+    name: str
+    overrides: tuple[str, ...]
+    steps: int
+    seeds: int
+    """Seeds 0, 1, ... of run.seed: other prompts' order and other samples, same start and task."""
+
+
+def experiments(no_skill_start: str | None) -> list[Experiment]:
+    """The comparison first, then its controls."""
+    rows = [
+        Experiment(name="longrlvr", overrides=(), steps=100, seeds=3),
+        Experiment(
+            name="outcome_only", overrides=("rewards.variant=outcome_only",), steps=200, seeds=3
+        ),
+        Experiment(name="eta0", overrides=("rewards.context.eta=0",), steps=100, seeds=1),
+        Experiment(
+            name="context_only", overrides=("rewards.variant=context_only",), steps=100, seeds=1
+        ),
+    ]
+    for g in (1, 2, 3):
+        evidence = (f"data.train.num_evidence={g}", f"evaluation.data.num_evidence={g}")
+        rows.append(Experiment(name=f"longrlvr_g{g}", overrides=evidence, steps=100, seeds=1))
+        rows.append(
+            Experiment(
+                name=f"outcome_only_g{g}",
+                overrides=(*evidence, "rewards.variant=outcome_only"),
+                steps=100,
+                seeds=1,
+            )
+        )
+    if no_skill_start is not None:
+        for variant in ("longrlvr", "outcome_only"):
+            rows.append(
+                Experiment(
+                    name=f"{variant}_no_skill",
+                    overrides=(f"model.path={no_skill_start}", f"rewards.variant={variant}"),
+                    steps=100,
+                    seeds=1,
+                )
+            )
+    return rows
+
+
+def command(experiment: Experiment, seed: int, run_dir: Path) -> list[str]:
+    """Command line of one run."""
+    return [
+        sys.executable,
+        "-m",
+        "megatron_longrlvr",
+        "train",
+        "tiny_cpu",
+        f"run.name={experiment.name}-{seed}",
+        f"run.dir={run_dir}",
+        f"run.seed={seed}",
+        f"trainer.steps={experiment.steps}",
+        "trainer.eval_every=20",
+        "trainer.save_every=0",
+        "trainer.sample_every=0",
+        "trainer.tensorboard=false",
+        "evaluation.num_prompts=512",
+        *experiment.overrides,
+    ]
+
+
+def run(experiment: Experiment, seed: int, runs: Path) -> dict[str, Any]:
+    """Train, unless it was done before, and read the held-out curve."""
+    run_dir = runs / f"{experiment.name}-{seed}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command(experiment, seed, run_dir),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{experiment.name} seed {seed}: {done.stdout[-800:]}{done.stderr[-800:]}"
+        )
+    curve = [
+        {
+            "step": record.step,
+            "f2": record.metrics[names.EVAL_CONTEXT_F_BETA_MEAN],
+            "recall": record.metrics[names.EVAL_CONTEXT_RECALL_MEAN],
+            "answer": record.metrics[names.EVAL_ANSWER_MEAN],
+        }
+        for record in read_metric_log(run_dir / "metrics.jsonl")
+        if record.kind is MetricKind.EVAL
+    ]
+    print(f"{experiment.name:22} seed {seed}: {curve[-1]}", flush=True)
+    return {"experiment": experiment.name, "seed": seed, "held_out": curve}
+
+
+def summarize(rows: list[Experiment], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Start, end, and mean over seeds of each experiment."""
+    table = []
+    for row in rows:
+        curves = [one["held_out"] for one in results if one["experiment"] == row.name]
+        if not curves:
+            continue
+        table.append(
+            {
+                "experiment": row.name,
+                "overrides": list(row.overrides),
+                "steps": row.steps,
+                "seeds": len(curves),
+                "start_f2": statistics.mean(curve[0]["f2"] for curve in curves),
+                "start_answer": statistics.mean(curve[0]["answer"] for curve in curves),
+                "end_f2": statistics.mean(curve[-1]["f2"] for curve in curves),
+                "end_answer": statistics.mean(curve[-1]["answer"] for curve in curves),
+            }
+        )
+    return table
+
+
+def main() -> None:
+    """Run what is asked for and write the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "tests/records/toy_grpo.json")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/toy_experiment")
+    parser.add_argument("--only", nargs="*", help="names of experiments; default all")
+    parser.add_argument("--seeds", type=int, help="at most so many seeds of each")
+    parser.add_argument("--no-skill-start", help="Hugging Face folder for the no-skill control")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    arguments = parser.parse_args()
+    rows = [
+        row
+        for row in experiments(arguments.no_skill_start)
+        if not arguments.only or row.name in arguments.only
+    ]
+    jobs = [(row, seed) for row in rows for seed in range(min(row.seeds, arguments.seeds or 99))]
+    if arguments.dry_run:
+        for row, seed in jobs:
+            print(" ".join(command(row, seed, arguments.runs / f"{row.name}-{seed}")))
+        return
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = list(pool.map(lambda job: run(*job, arguments.runs), jobs))
+    git = read_git_state(ROOT)
+    record = {
+        "what": "held-out scores of GRPO on the toy task (recipe tiny_cpu), 512 prompts, T = 1",
+        "commit": None if git is None else git.commit,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run, two at a time",
+        "versions": library_versions(),
+        "summary": summarize(rows, results),
+        "runs": results,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
