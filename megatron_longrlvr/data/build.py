@@ -9,6 +9,7 @@ from megatron_longrlvr.data.dataset import load_prompts
 from megatron_longrlvr.data.sources import FilePromptSource, PromptSource
 from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.data.toy_source import ToyPromptSource
+from megatron_longrlvr.errors import ConfigError
 
 
 def build_prompt_source(
@@ -33,6 +34,7 @@ def build_prompt_source(
 
     Raises:
         DataError: A record cannot be used; names file and record.
+        ConfigError: Every prompt of the toy task is too long.
     """
     if isinstance(config, FileDataConfig):
         loaded = load_prompts(
@@ -43,4 +45,13 @@ def build_prompt_source(
         )
         source = FilePromptSource(loaded.prompts, seed=seed, shuffle=config.shuffle)
         return source, loaded.num_dropped_overlong
-    return ToyPromptSource(config, tokenizer), 0
+    source = ToyPromptSource(config, tokenizer)
+    longest = max(len(prompt.token_ids) for prompt in source.draw(1))
+    source.restore(0)
+    if longest > max_prompt_tokens:
+        # All prompts of the task are alike, so dropping the long ones would leave none.
+        raise ConfigError(
+            f"data.max_prompt_tokens={max_prompt_tokens} is below the {longest} tokens of the toy "
+            f"task's prompts with num_chunks={config.num_chunks}"
+        )
+    return source, 0
