@@ -41,7 +41,14 @@ class Experiment:
     """Seeds 0, 1, ... of run.seed: other prompts' order and other samples, same start and task."""
 
 
-def experiments(no_skill_start: str | None) -> list[Experiment]:
+# Citations at random, from the first demonstration to the last: one of 16 chunks.
+NO_SKILL_STAGES = (
+    "[{steps: 800, kinds: [{task: {kind: toy, num_chunks: 16, num_evidence: 4},"
+    " citation_accuracy: 0.0625}]}]"
+)
+
+
+def experiments(no_skill_start: Path) -> list[Experiment]:
     """The comparison first, then its controls."""
     rows = [
         Experiment(name="longrlvr", overrides=(), steps=100, seeds=3),
@@ -64,16 +71,15 @@ def experiments(no_skill_start: str | None) -> list[Experiment]:
                 seeds=1,
             )
         )
-    if no_skill_start is not None:
-        for variant in ("longrlvr", "outcome_only"):
-            rows.append(
-                Experiment(
-                    name=f"{variant}_no_skill",
-                    overrides=(f"model.path={no_skill_start}", f"rewards.variant={variant}"),
-                    steps=100,
-                    seeds=1,
-                )
+    for variant in ("longrlvr", "outcome_only"):
+        rows.append(
+            Experiment(
+                name=f"{variant}_no_skill",
+                overrides=(f"model.path={no_skill_start}", f"rewards.variant={variant}"),
+                steps=100,
+                seeds=1,
             )
+        )
     return rows
 
 
@@ -98,22 +104,28 @@ def command(experiment: Experiment, seed: int, run_dir: Path) -> list[str]:
     ]
 
 
+def make_no_skill_start(runs: Path) -> None:
+    """A start that writes the format and cites at random, for the no-skill controls."""
+    stages = f"demonstrations.stages={NO_SKILL_STAGES}"
+    train = [sys.executable, "-m", "megatron_longrlvr", "sft", "toy_sft"]
+    call([*train, f"run.dir={runs / 'no_skill_start'}", stages])
+
+
+def call(arguments: list[str]) -> None:
+    """Run a command on one thread; its words go into the error if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr)[-1500:]
+        raise RuntimeError(f"{' '.join(arguments)}: {said}")
+
+
 def run(experiment: Experiment, seed: int, runs: Path) -> dict[str, Any]:
     """Train, unless it was done before, and read the held-out curve."""
     run_dir = runs / f"{experiment.name}-{seed}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(experiment, seed, run_dir),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(
-            f"{experiment.name} seed {seed}: {done.stdout[-800:]}{done.stderr[-800:]}"
-        )
+    call(command(experiment, seed, run_dir))
     curve = [
         {
             "step": record.step,
@@ -159,21 +171,23 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/toy_experiment")
     parser.add_argument("--only", nargs="*", help="names of experiments; default all")
     parser.add_argument("--seeds", type=int, help="at most so many seeds of each")
-    parser.add_argument("--no-skill-start", help="Hugging Face folder for the no-skill control")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     arguments = parser.parse_args()
+    runs = arguments.runs.absolute()
     rows = [
         row
-        for row in experiments(arguments.no_skill_start)
+        for row in experiments(runs / "no_skill_start" / "hf")
         if not arguments.only or row.name in arguments.only
     ]
     jobs = [(row, seed) for row in rows for seed in range(min(row.seeds, arguments.seeds or 99))]
     if arguments.dry_run:
         for row, seed in jobs:
-            print(" ".join(command(row, seed, arguments.runs / f"{row.name}-{seed}")))
+            print(" ".join(command(row, seed, runs / f"{row.name}-{seed}")))
         return
+    if any("no_skill" in row.name for row in rows) and not (runs / "no_skill_start/hf").exists():
+        make_no_skill_start(runs)
     with ThreadPoolExecutor(WORKERS) as pool:
-        results = list(pool.map(lambda job: run(*job, arguments.runs), jobs))
+        results = list(pool.map(lambda job: run(*job, runs), jobs))
     git = read_git_state(ROOT)
     record = {
         "what": "held-out scores of GRPO on the toy task (recipe tiny_cpu), 512 prompts, T = 1",

@@ -12,14 +12,22 @@ from megatron_longrlvr.config.task import EvaluationConfig, ToyTaskConfig
 from megatron_longrlvr.config.training import RunSection
 
 
-class DemonstrationStage(Section):
-    """So many steps on demonstrations of one difficulty."""
+class DemonstrationKind(Section):
+    """Demonstrations of one difficulty."""
 
-    steps: int = Field(gt=0)
     task: ToyTaskConfig
     citation_accuracy: float = Field(default=1.0, ge=0, le=1)
-    """Probability that the demonstrator, who always finds the key, also minds the attribute; else
-    a look-alike is cited: the same key with another attribute. Answers follow the citations."""
+    """Probability that a citation is right; see ``data/toy_task.py`` for what it is otherwise.
+    Answers follow the citations, right or wrong."""
+
+
+class DemonstrationStage(Section):
+    """So many steps on the same mixture of demonstrations."""
+
+    steps: int = Field(gt=0)
+    kinds: list[DemonstrationKind] = Field(min_length=1)
+    """Taken in turns: the first step's whole batch is of the first kind, the next one's of the
+    second, and so on around."""
 
 
 class DemonstrationsConfig(Section):
@@ -51,3 +59,7 @@ class SftRunConfig(Section):
 
     max_response_tokens: int = Field(default=32, gt=0)
     """Limit for responses sampled in evaluation."""
+
+    export_every: int = Field(default=0, ge=0)
+    """Write a Hugging Face folder, ``hf_000200/`` and so on, every so many steps; the last one is
+    ``hf/``. 0 writes the last one alone."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from megatron_longrlvr.config.section import Section
-
-MAX_TOY_KEYS = 20
-"""Keys in the toy task's vocabulary."""
 
 
 class ToyTaskConfig(Section):
@@ -17,35 +14,16 @@ class ToyTaskConfig(Section):
 
     kind: Literal["toy"]
     num_chunks: int = Field(default=16, ge=4, le=64)
-    """Chunks per document; a multiple of ``num_attributes``."""
-
-    num_attributes: int = Field(default=2, ge=1, le=4)
-    """Attributes stated of every key. Each piece of evidence has ``num_attributes - 1`` look-alikes
-    with its key and ``num_chunks / num_attributes - 1`` with its attribute."""
+    """Chunks per document, each with a fact of its own."""
 
     num_evidence: int = Field(default=4, ge=1, le=4)
-    """Chunks that one question needs; at most ``num_chunks / num_attributes``."""
+    """Chunks that one question needs."""
 
     seed: int = 0
     """Documents and questions depend on this and on the split alone."""
 
     split: Literal["train", "heldout"] = "train"
-    """The two splits share no fact."""
-
-    @model_validator(mode="after")
-    def _check_document(self) -> ToyTaskConfig:
-        num_keys, rest = divmod(self.num_chunks, self.num_attributes)
-        if rest:
-            raise ValueError(
-                f"num_chunks={self.num_chunks} must be a multiple of "
-                f"num_attributes={self.num_attributes}"
-            )
-        if not self.num_evidence <= num_keys <= MAX_TOY_KEYS:
-            raise ValueError(
-                f"num_chunks / num_attributes = {num_keys} must lie between "
-                f"num_evidence={self.num_evidence} and {MAX_TOY_KEYS}"
-            )
-        return self
+    """The two splits share nothing that is asked about."""
 
 
 class FileDataConfig(Section):

@@ -1,23 +1,23 @@
 """A small task that cannot be answered without finding every piece of evidence.
 
-A document states facts, one per chunk: key, attribute, value. A question names an attribute and
-keys; a response cites one chunk for each key, and then gives each key's value:
+A document says who gave what to whom, one gift per chunk: giver, receiver, gift. A question names
+givers; a response cites one chunk for each of them, and then says what each gave:
 
-    <CHUNK_0>ada gift lamp</CHUNK_0>
-    <CHUNK_1>ada tool drum</CHUNK_1>
-    <CHUNK_2>ben gift rope</CHUNK_2> ...
+    <CHUNK_0>ada ben lamp</CHUNK_0>
+    <CHUNK_1>cleo ada drum</CHUNK_1>
+    <CHUNK_2>ben cleo rope</CHUNK_2>
 
-    Question: gift ben ada
+    Question: ben ada
 
     <useful_chunks>ben <CHUNK_2> ada <CHUNK_0></useful_chunks>
     <answer>ben rope ada lamp</answer>
 
-Every key of a document has the same attributes, so nothing but the question tells which chunks
-matter, and each piece of evidence has look-alikes: its key with the other attributes, its attribute
-with the other keys. No value occurs twice in a document, so the answer needs every piece.
+Every person of a document gives once and receives once, so nothing but the question tells which
+chunks matter, and each piece of evidence has a look-alike: the chunk in which that person receives.
+No gift occurs twice in a document, so the answer needs every piece.
 
-Each fact belongs to one split, and a document holds facts of its own split alone: what is asked on
-held-out documents was stated in no training document.
+Each pair of giver and gift belongs to one split, and a document holds pairs of its own split alone:
+what is asked on held-out documents was stated in no training document.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-ATTRIBUTES = ("gift", "tool", "prize", "wish")
-KEYS = _words(
+PEOPLE = _words(
     """
-    ada ben cleo dora eli fay gus hal ida jon kim leo mia ned ora pia quin rosa sam tess
+    ada ben cleo dora eli fay gus hal ida jon kim leo mia ned ora pia quin rosa sam tess uma vera
+    will xena yan zoe abel bea carl dina emil fred gina hugo ines jack kate liam mona nora otto
+    paul rita sven tara ugo vito wanda yara zack alma bert clara dan edna finn greta hank iris
+    joel kurt lena max nell
     """
 )
-VALUES = _words(
+GIFTS = _words(
     """
     acorn anvil apple arrow badge bagel banjo basil beads bench berry boots bowl brick broom
     brush bucket cactus candle canoe cape carpet chair chalk cherry clock cloud coin comb
@@ -56,11 +58,13 @@ VALUES = _words(
 )
 
 _Item = TypeVar("_Item")
-
 _Draw = Callable[[], float]
 
+FEWEST_PEOPLE = 24
+"""Documents draw their people from the first so many, or as many as they have chunks."""
+
 HELDOUT_EVERY = 3
-"""One fact in so many belongs to the held-out split."""
+"""One pair of giver and gift in so many belongs to the held-out split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,16 +72,16 @@ class ToyExample:
     """One question over one document."""
 
     chunks: tuple[str, ...]
-    """Facts, "key attribute value"; the index is the chunk id."""
+    """"giver receiver gift"; the index is the chunk id."""
 
     question: str
-    """"attribute key key ..."."""
+    """"giver giver ..."."""
 
     evidence_chunk_ids: tuple[int, ...]
-    """In the order of the question's keys."""
+    """In the order of the question."""
 
     answer: str
-    """"key value key value ...", in the same order."""
+    """"giver gift giver gift ...", in the same order."""
 
 
 class ToyTask:
@@ -94,63 +98,62 @@ class ToyTask:
         config = self._config
         # Python promises the same random() for the same text seed in every version.
         draw = random.Random(f"example/{self._name}/{index}").random
-        keys = _shuffled(KEYS, draw)[: config.num_chunks // config.num_attributes]
-        attributes = _shuffled(ATTRIBUTES, draw)[: config.num_attributes]
-        pairs = _shuffled([(key, attribute) for key in keys for attribute in attributes], draw)
-        values = _draw_values(pairs, config.split, draw)
-        value_by_pair = dict(zip(pairs, values, strict=True))
-        # Keys and attributes stand in random order already; the chunks do not tell it.
-        attribute, asked = attributes[0], keys[: config.num_evidence]
+        known = PEOPLE[: max(FEWEST_PEOPLE, config.num_chunks)]
+        circle = _shuffled(known, draw)[: config.num_chunks]
+        # Everybody gives to the next in a circle, and the chunks are in another order.
+        receivers = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        givers = _shuffled(circle, draw)
+        gifts = dict(zip(givers, _draw_gifts(givers, config.split, draw), strict=True))
+        evidence = tuple(_shuffled(range(config.num_chunks), draw)[: config.num_evidence])
+        asked = [givers[chunk_id] for chunk_id in evidence]
         return ToyExample(
-            chunks=tuple(f"{key} {about} {value}" for (key, about), value in value_by_pair.items()),
-            question=" ".join((attribute, *asked)),
-            evidence_chunk_ids=tuple(pairs.index((key, attribute)) for key in asked),
-            answer=" ".join(f"{key} {value_by_pair[key, attribute]}" for key in asked),
+            chunks=tuple(f"{giver} {receivers[giver]} {gifts[giver]}" for giver in givers),
+            question=" ".join(asked),
+            evidence_chunk_ids=evidence,
+            answer=" ".join(f"{giver} {gifts[giver]}" for giver in asked),
         )
 
     def demonstration(self, index: int, *, citation_accuracy: float = 1.0) -> str:
         """A response to imitate on the ``index``-th question.
 
-        Each citation is right with probability ``citation_accuracy``, else it is a look-alike: the
-        same key with another attribute. The answer gives the values of the chunks cited.
+        Each citation is right with probability ``citation_accuracy``, else it is any other chunk of
+        the document. The answer says what was given in the chunks cited.
         """
         example = self.example(index)
         draw = random.Random(f"demonstration/{self._name}/{index}").random
         facts = [chunk.split() for chunk in example.chunks]
         citations, answers = [], []
-        for chunk_id in example.evidence_chunk_ids:
-            key = facts[chunk_id][0]
-            others = [i for i, fact in enumerate(facts) if fact[0] == key and i != chunk_id]
-            is_right = draw() < citation_accuracy or not others
-            cited = chunk_id if is_right else others[int(draw() * len(others))]
-            citations.append(f"{key} <CHUNK_{cited}>")
-            answers.append(f"{key} {facts[cited][2]}")
+        for right in example.evidence_chunk_ids:
+            is_wrong = draw() >= citation_accuracy
+            offset = 1 + int(draw() * (len(facts) - 1)) if is_wrong else 0
+            cited = (right + offset) % len(facts)
+            person, gift = facts[right][0], facts[cited][2]
+            citations.append(f"{person} <CHUNK_{cited}>")
+            answers.append(f"{person} {gift}")
         return (
             f"<{CITATION_TAG}>{' '.join(citations)}</{CITATION_TAG}>\n"
             f"<{ANSWER_TAG}>{' '.join(answers)}</{ANSWER_TAG}>"
         )
 
 
-def split_of(key: str, attribute: str, value: str) -> str:
-    """The split, "train" or "heldout", that a fact belongs to; no seed moves it."""
-    fact = f"{key} {attribute} {value}".encode()
-    return "train" if zlib.crc32(fact) % HELDOUT_EVERY else "heldout"
+def split_of(giver: str, gift: str) -> str:
+    """The split, "train" or "heldout", that a pair belongs to; no seed moves it."""
+    return "train" if zlib.crc32(f"{giver} {gift}".encode()) % HELDOUT_EVERY else "heldout"
 
 
 @cache
-def _values_of(key: str, attribute: str, split: str) -> tuple[str, ...]:
-    return tuple(value for value in VALUES if split_of(key, attribute, value) == split)
+def _gifts_of(giver: str, split: str) -> tuple[str, ...]:
+    return tuple(gift for gift in GIFTS if split_of(giver, gift) == split)
 
 
-def _draw_values(pairs: Sequence[tuple[str, str]], split: str, draw: _Draw) -> list[str]:
-    """One value for each pair, all different, each making a fact of the split."""
+def _draw_gifts(givers: Sequence[str], split: str, draw: _Draw) -> list[str]:
+    """One gift for each giver, all different, each making a pair of the split."""
     used: dict[str, None] = {}
-    for key, attribute in pairs:
-        choices = _values_of(key, attribute, split)
-        free = [value for value in choices if value not in used]
+    for giver in givers:
+        free = [gift for gift in _gifts_of(giver, split) if gift not in used]
         if not free:
             # Only near the largest documents, and rare there: start over.
-            return _draw_values(pairs, split, draw)
+            return _draw_gifts(givers, split, draw)
         used[free[int(draw() * len(free))]] = None
     return list(used)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_longrlvr.data.response_format import ANSWER_TAG, CITATION_TAG
-from megatron_longrlvr.data.toy_task import ATTRIBUTES, KEYS, VALUES
+from megatron_longrlvr.data.toy_task import GIFTS, PEOPLE
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 MAX_CHUNKS = 64
@@ -21,8 +21,7 @@ def toy_vocabulary() -> tuple[str, ...]:
     """All tokens; the place is the token id."""
     tags = [f"<{slash}{tag}>" for tag in (CITATION_TAG, ANSWER_TAG) for slash in ("", "/")]
     chunk_tags = [f"<{slash}CHUNK_{i}>" for slash in ("", "/") for i in range(MAX_CHUNKS)]
-    words = [*ATTRIBUTES, *KEYS, *VALUES]
-    return (PAD, UNKNOWN, END, "Document:", "Question:", *tags, *chunk_tags, *words)
+    return (PAD, UNKNOWN, END, "Document:", "Question:", *tags, *chunk_tags, *PEOPLE, *GIFTS)
 
 
 def write_toy_tokenizer(folder: Path) -> None:

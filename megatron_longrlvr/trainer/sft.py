@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from megatron_longrlvr.algorithms.packing import pack
 from megatron_longrlvr.config.policy import ModelConfig
-from megatron_longrlvr.config.sft import DemonstrationStage, SftRunConfig
+from megatron_longrlvr.config.sft import DemonstrationKind, SftRunConfig
 from megatron_longrlvr.config.task import RewardsConfig
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
@@ -44,6 +44,7 @@ from megatron_longrlvr.trainer.assembly import check_model, model_folder
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import open_journal, silent_journal
 from megatron_longrlvr.trainer.run_dir import RunDir
+from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, process_groups, share_run_dir
 
 # Steps between two lines on the display.
@@ -66,21 +67,22 @@ class Demonstrations:
         """This data-parallel rank's share of each step's batch."""
         step = 0
         for stage in self.config.demonstrations.stages:
-            source, task = ToyPromptSource(stage.task, self.tokenizer), ToyTask(stage.task)
-            for _ in range(stage.steps):
+            sources = [ToyPromptSource(kind.task, self.tokenizer) for kind in stage.kinds]
+            for turn in range(stage.steps):
                 step += 1
-                start = source.state()
-                prompts = source.draw(self.config.demonstrations.batch_size)
-                samples = [
-                    self._sample(prompt, task, start + place, stage)
-                    for place, prompt in enumerate(prompts)
-                ]
+                place = turn % len(sources)
+                samples = self._draw(sources[place], stage.kinds[place])
                 yield self._pack(step, samples[self.groups.dp_rank :: self.groups.layout.dp])
 
-    def _sample(
-        self, prompt: Prompt, task: ToyTask, index: int, stage: DemonstrationStage
-    ) -> Sample:
-        text = task.demonstration(index, citation_accuracy=stage.citation_accuracy)
+    def _draw(self, source: ToyPromptSource, kind: DemonstrationKind) -> list[Sample]:
+        task, start = ToyTask(kind.task), source.state()
+        prompts = source.draw(self.config.demonstrations.batch_size)
+        return [
+            self._sample(prompt, task, start + place, kind) for place, prompt in enumerate(prompts)
+        ]
+
+    def _sample(self, prompt: Prompt, task: ToyTask, index: int, kind: DemonstrationKind) -> Sample:
+        text = task.demonstration(index, citation_accuracy=kind.citation_accuracy)
         token_ids = (*self.tokenizer.encode(text), min(self.tokenizer.stop_ids))
         return Sample(
             prompt=prompt,
@@ -144,6 +146,9 @@ def run_sft(config: SftRunConfig) -> int:
                 if packed.step % _SHOW_EVERY == 0:
                     loss = stats.metrics["loss"]
                     journal.say(f"step {packed.step}/{demonstrations.num_steps}  loss {loss:.4f}")
+                if Every(config.export_every).is_due(packed.step):
+                    step_folder = run_dir.path / f"hf_{packed.step:06d}"
+                    export_policy(learner.policy, step_folder, tokenizer_folder=folder)
                 if stop.signal_name is not None:
                     return STOPPED_EXIT_CODE
             for temperature in (1.0, 0.0):

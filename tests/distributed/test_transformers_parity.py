@@ -97,7 +97,9 @@ def test_logits_equal_transformers(pool1, tmp_path, family, rope):
 def test_logits_on_two_ranks_equal_transformers(pool2, tmp_path, family, layout):
     rope = ROPES[3].values[0]
     save_tiny_model(tmp_path, family, rope=rope, tie=True)
-    results = [result for result in pool2.run(packed_logits, tmp_path, layout) if result is not None]
+    results = [
+        result for result in pool2.run(packed_logits, tmp_path, layout) if result is not None
+    ]
     assert results
     for logits in results:
         expected = expected_logits(family, rope, tie=True)

@@ -20,7 +20,7 @@ def toy_config(run_dir: Path, **changes: Any) -> TrainConfig:
         "model": {"path": "toy_start", "dtype": "fp32"},
         "layout": {},
         "data": {
-            "train": {"kind": "toy", "num_chunks": 8, "num_attributes": 2, "num_evidence": 2},
+            "train": {"kind": "toy", "num_chunks": 8, "num_evidence": 2},
             "max_prompt_tokens": 100,
         },
         "rollout": {"prompts_per_step": 4, "group_size": 4, "max_response_tokens": 16},

@@ -154,11 +154,11 @@ def test_refused_override_is_named_by_its_key(recipe_file, override, message):
 
 def test_key_inside_a_list_is_named_with_its_place():
     stages = [
-        {"steps": 3, "task": {"kind": "toy"}},
-        {"steps": 3, "task": {"kind": "toy", "sed": 1}},
+        {"steps": 3, "kinds": [{"task": {"kind": "toy"}}]},
+        {"steps": 3, "kinds": [{"task": {"kind": "toy", "sed": 1}}]},
     ]
     content = {"demonstrations": {"stages": stages}}
-    place = "demonstrations.stages.1.task"
+    place = "demonstrations.stages.1.kinds.0.task"
     with pytest.raises(ConfigError, match=f"'{place}.sed'; did you mean '{place}.seed'"):
         parse_config(content, sft.SftRunConfig, origin="test")
 

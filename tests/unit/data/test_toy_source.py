@@ -7,7 +7,7 @@ from megatron_longrlvr.data.prompt_format import parse_prompt
 from megatron_longrlvr.data.toy_source import ToyPromptSource
 from megatron_longrlvr.data.toy_task import ToyTask
 
-CONFIG = ToyTaskConfig(kind="toy", num_chunks=16, num_attributes=2, num_evidence=3)
+CONFIG = ToyTaskConfig(kind="toy", num_chunks=16, num_evidence=3)
 
 
 class CharacterTokenizer:

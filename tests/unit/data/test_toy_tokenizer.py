@@ -15,7 +15,7 @@ from megatron_longrlvr.data.toy_tokenizer import (
     write_toy_tokenizer,
 )
 
-LARGEST = ToyTaskConfig(kind="toy", num_chunks=64, num_attributes=4)
+LARGEST = ToyTaskConfig(kind="toy", num_chunks=64)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def test_saved_folder_keeps_ids_and_special_tokens(tokenizer):
 
 
 def test_tags_touching_words_are_tokens_of_their_own(tokenizer):
-    text = "\n\nDocument:\n<CHUNK_0>ada gift lamp</CHUNK_0>\n\nQuestion: gift ada"
+    text = "\n\nDocument:\n<CHUNK_0>ada ben lamp</CHUNK_0>\n\nQuestion: ben ada"
     assert words_of(tokenizer, text) == [
-        *("Document:", "<CHUNK_0>", "ada", "gift", "lamp", "</CHUNK_0>"),
-        *("Question:", "gift", "ada"),
+        *("Document:", "<CHUNK_0>", "ada", "ben", "lamp", "</CHUNK_0>"),
+        *("Question:", "ben", "ada"),
     ]
 
 
@@ -55,13 +55,13 @@ def test_largest_prompt_and_its_demonstration_hold_no_unknown_token(tokenizer):
     for index in range(20):
         example = task.example(index)
         prompt = render_prompt(chunks=example.chunks, question=example.question, instruction="")
-        # Five tokens a chunk; both headings, the attribute and four keys.
-        assert len(tokenizer.encode(prompt)) == 5 * 64 + 2 + 1 + 4
+        # Five tokens a chunk; both headings and four givers.
+        assert len(tokenizer.encode(prompt)) == 5 * 64 + 2 + 4
         assert unknown not in tokenizer.encode(prompt + task.demonstration(index))
 
 
 def test_a_word_outside_the_vocabulary_becomes_unknown(tokenizer):
-    assert words_of(tokenizer, "ada gift zeppelin") == ["ada", "gift", UNKNOWN]
+    assert words_of(tokenizer, "ada ben zeppelin") == ["ada", "ben", UNKNOWN]
 
 
 def test_a_demonstration_survives_encoding_and_decoding(tokenizer):
@@ -69,7 +69,7 @@ def test_a_demonstration_survives_encoding_and_decoding(tokenizer):
     for index in range(20):
         example = task.example(index)
         ids = tokenizer.encode(task.demonstration(index))
-        # Four tags, four labelled citations, four answers with their keys.
+        # Four tags, four labelled citations, four gifts with their givers.
         assert len(ids) == 4 + 2 * 4 + 2 * 4
         parsed = parse_strict(tokenizer.decode([*ids, *tokenizer.stop_ids]))
         assert parsed.cited_chunk_ids == example.evidence_chunk_ids
