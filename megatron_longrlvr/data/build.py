@@ -43,8 +43,8 @@ def build_prompt_source(
             max_prompt_tokens=max_prompt_tokens,
             overlong=overlong,  # type: ignore[arg-type] # the schema's own two words
         )
-        source = FilePromptSource(loaded.prompts, seed=seed, shuffle=config.shuffle)
-        return source, loaded.num_dropped_overlong
+        files = FilePromptSource(loaded.prompts, seed=seed, shuffle=config.shuffle)
+        return files, loaded.num_dropped_overlong
     source = ToyPromptSource(config, tokenizer)
     longest = max(len(prompt.token_ids) for prompt in source.draw(1))
     source.restore(0)

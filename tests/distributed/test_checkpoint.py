@@ -7,7 +7,6 @@ matches came out of the checkpoint.
 Not covered: CUDA, several machines, a disk that is full before the first rank's common.pt.
 """
 
-import multiprocessing
 import pickle
 import resource
 import shutil
@@ -62,8 +61,6 @@ def build_learner(layout, folder, *, dtype="fp32", seed=1, **optimizer):
     from megatron_longrlvr.model.learner import Learner, LearnerSettings
     from megatron_longrlvr.model.policy import load_policy
 
-    # Ranks of a pool may not have children; megatron-core's checkpoint writer forks.
-    multiprocessing.current_process()._config["daemon"] = False
     groups = start_process_groups(layout, seed=seed)
     model = ModelConfig(path=str(folder), dtype=dtype)
     policy = load_policy(folder, read_model_spec(folder), groups, model)

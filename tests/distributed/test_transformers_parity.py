@@ -3,6 +3,8 @@
 One packed micro-batch of samples of unequal lengths against one unpacked forward pass a sample.
 """
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -79,7 +81,7 @@ def expected_logits(family, rope, *, tie=False):
         return torch.cat(
             [
                 model(micro_batch.token_ids[None, start:end]).logits[0]
-                for start, end in zip(edges[:-1], edges[1:], strict=True)
+                for start, end in pairwise(edges)
             ]
         )
 

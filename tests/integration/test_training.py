@@ -44,7 +44,7 @@ def metrics(run_dir):
 
 def samples(run_dir):
     return [
-        (record.prompt_id, record.response, record.reward)
+        (record.prompt_id, record.response_text, record.reward)
         for path in list_samples(run_dir)
         for record in read_samples(path)
     ]

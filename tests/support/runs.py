@@ -20,16 +20,16 @@ def toy_config(run_dir: Path, **changes: Any) -> TrainConfig:
         "model": {"path": "toy_start", "dtype": "fp32"},
         "layout": {},
         "data": {
-            "train": {"kind": "toy", "num_chunks": 8, "num_evidence": 2},
+            "train": {"kind": "toy", "num_chunks": 16, "num_evidence": 4},
             "max_prompt_tokens": 100,
         },
-        "rollout": {"prompts_per_step": 4, "group_size": 4, "max_response_tokens": 16},
+        "rollout": {"prompts_per_step": 4, "group_size": 4, "max_response_tokens": 28},
         "rewards": {"answer": "unordered"},
         "algorithm": {"micro_batch_tokens": 300},
         "optimizer": {"lr": 0.01},
         "trainer": {"steps": 4, "eval_every": 2, "save_every": 2, "tensorboard": False},
         "evaluation": {
-            "data": {"kind": "toy", "split": "heldout", "num_chunks": 8, "num_evidence": 2},
+            "data": {"kind": "toy", "split": "heldout", "num_chunks": 16, "num_evidence": 4},
             "num_prompts": 6,
         },
     }

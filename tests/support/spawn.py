@@ -163,6 +163,8 @@ def _serve(rank: int, world_size: int, port: int, start_world: bool, pipe: Conne
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    # Ends with the test run, and may still have children: megatron-core's checkpoint writer forks.
+    multiprocessing.current_process()._config["daemon"] = False
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
