@@ -51,23 +51,23 @@ NO_SKILL_STAGES = (
 def experiments(no_skill_start: Path) -> list[Experiment]:
     """The comparison first, then its controls."""
     rows = [
-        Experiment(name="longrlvr", overrides=(), steps=100, seeds=3),
+        Experiment(name="longrlvr", overrides=(), steps=80, seeds=3),
         Experiment(
             name="outcome_only", overrides=("rewards.variant=outcome_only",), steps=200, seeds=3
         ),
-        Experiment(name="eta0", overrides=("rewards.context.eta=0",), steps=100, seeds=1),
+        Experiment(name="eta0", overrides=("rewards.context.eta=0",), steps=80, seeds=1),
         Experiment(
-            name="context_only", overrides=("rewards.variant=context_only",), steps=100, seeds=1
+            name="context_only", overrides=("rewards.variant=context_only",), steps=80, seeds=1
         ),
     ]
     for g in (1, 2, 3):
         evidence = (f"data.train.num_evidence={g}", f"evaluation.data.num_evidence={g}")
-        rows.append(Experiment(name=f"longrlvr_g{g}", overrides=evidence, steps=100, seeds=1))
+        rows.append(Experiment(name=f"longrlvr_g{g}", overrides=evidence, steps=80, seeds=1))
         rows.append(
             Experiment(
                 name=f"outcome_only_g{g}",
                 overrides=(*evidence, "rewards.variant=outcome_only"),
-                steps=100,
+                steps=80,
                 seeds=1,
             )
         )
@@ -76,7 +76,7 @@ def experiments(no_skill_start: Path) -> list[Experiment]:
             Experiment(
                 name=f"{variant}_no_skill",
                 overrides=(f"model.path={no_skill_start}", f"rewards.variant={variant}"),
-                steps=100,
+                steps=80,
                 seeds=1,
             )
         )
