@@ -107,7 +107,7 @@ def command(experiment: Experiment, seed: int, run_dir: Path) -> list[str]:
 def make_no_skill_start(runs: Path) -> None:
     """A start that writes the format and cites at random, for the no-skill controls."""
     stages = f"demonstrations.stages={NO_SKILL_STAGES}"
-    train = [sys.executable, "-m", "megatron_longrlvr", "sft", "toy_sft"]
+    train = [sys.executable, "-m", "megatron_longrlvr", "sft", "toy_sft_short"]
     call([*train, f"run.dir={runs / 'no_skill_start'}", stages])
 
 
