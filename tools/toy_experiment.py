@@ -53,7 +53,13 @@ def experiments(no_skill_start: Path) -> list[Experiment]:
     rows = [
         Experiment(name="longrlvr", overrides=(), steps=80, seeds=3),
         Experiment(
-            name="outcome_only", overrides=("rewards.variant=outcome_only",), steps=200, seeds=3
+            name="outcome_only", overrides=("rewards.variant=outcome_only",), steps=80, seeds=3
+        ),
+        Experiment(
+            name="outcome_only_200",
+            overrides=("rewards.variant=outcome_only",),
+            steps=200,
+            seeds=1,
         ),
         Experiment(name="eta0", overrides=("rewards.context.eta=0",), steps=80, seeds=1),
         Experiment(

@@ -26,7 +26,7 @@ def toy_config(run_dir: Path, **changes: Any) -> TrainConfig:
         "rollout": {"prompts_per_step": 4, "group_size": 4, "max_response_tokens": 28},
         "rewards": {"answer": "unordered"},
         "algorithm": {"micro_batch_tokens": 300},
-        "optimizer": {"lr": 0.01},
+        "optimizer": {"lr": 0.001},
         "trainer": {"steps": 4, "eval_every": 2, "save_every": 2, "tensorboard": False},
         "evaluation": {
             "data": {"kind": "toy", "split": "heldout", "num_chunks": 16, "num_evidence": 4},
