@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    # megatron-core's own calls, which the person at the terminal can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
     # argparse takes all positional arguments at once: those behind an option are left over.
