@@ -146,6 +146,22 @@ def run(experiment: Experiment, seed: int, runs: Path) -> dict[str, Any]:
     return {"experiment": experiment.name, "seed": seed, "held_out": curve}
 
 
+def measure_start(runs: Path) -> dict[str, Any]:
+    """Held-out scores of the shipped start, sampled and greedy."""
+    scores = {}
+    for temperature in (1.0, 0.0):
+        path = runs / f"start_{temperature:g}.json"
+        evaluate = [sys.executable, "-m", "megatron_longrlvr", "evaluate", "tiny_cpu"]
+        evaluate += [f"evaluation.temperature={temperature}", "evaluation.num_prompts=512"]
+        call([*evaluate, "--json", str(path)])
+        metrics = json.loads(path.read_text())
+        scores[f"temperature {temperature:g}"] = {
+            "f2": metrics[names.EVAL_CONTEXT_F_BETA_MEAN],
+            "answer": metrics[names.EVAL_ANSWER_MEAN],
+        }
+    return scores
+
+
 def summarize(rows: list[Experiment], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Start, end, and mean over seeds of each experiment."""
     table = []
@@ -200,6 +216,7 @@ def main() -> None:
         "commit": None if git is None else git.commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run, two at a time",
         "versions": library_versions(),
+        "start": measure_start(runs),
         "summary": summarize(rows, results),
         "runs": results,
     }
