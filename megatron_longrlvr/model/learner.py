@@ -162,7 +162,7 @@ class Learner:
         totals = torch.zeros(len(names), dtype=torch.float64, device=device())
         for result in results:
             totals += torch.stack([result[name].double() for name in names])
-        if self.policy.is_last_stage:
+        if self.policy.groups.is_last_stage:
             dist.all_reduce(totals, group=self.policy.groups.dp_cp)
         self.policy.share_from_last_stage(totals)
         return dict(zip(names, totals.tolist(), strict=True))

@@ -38,10 +38,6 @@ class Policy:
     def dtype(self) -> torch.dtype:
         return DTYPES[self.model.dtype]
 
-    @property
-    def is_last_stage(self) -> bool:
-        return self.groups.pp_rank == self.groups.layout.pp - 1
-
     def settings(self, temperature: float) -> LogprobSettings:
         return LogprobSettings(
             vocab_size=self.spec.vocab_size,
@@ -103,7 +99,7 @@ class Policy:
             )
         for chunk in self.chunks:
             chunk.train()
-        if self.is_last_stage:
+        if self.groups.is_last_stage:
             rows = [result["logprobs"] for result in results[: len(sizes)]]
         else:
             rows = [torch.zeros(size, device=device()) for size in sizes]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_longrlvr.checkpoint import manifest
 from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.observability.files import write_atomically
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
@@ -39,9 +40,7 @@ class RunDir:
 
     def mark_finished(self, steps: int) -> None:
         """Record that the run got to its last step."""
-        partial = self.path / f"{FINISHED_FILE}.partial"
-        partial.write_text(json.dumps({"steps": steps}) + "\n")
-        partial.replace(self.path / FINISHED_FILE)
+        write_atomically(self.path / FINISHED_FILE, json.dumps({"steps": steps}) + "\n")
 
 
 def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
@@ -75,7 +74,7 @@ def fingerprint(config: Section) -> str:
         for key, value in _flatten(config.model_dump(mode="json")).items()
         if not _may_change(key)
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return manifest.fingerprint(identity)
 
 
 def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
