@@ -45,11 +45,14 @@ class DataConfig(Section):
 
     train: DataSource
     max_prompt_tokens: int = Field(gt=0)
-    """Prompts above this are never cut."""
+    """Longest prompt that is used whole, chat markup included."""
 
-    overlong_prompts: Literal["refuse", "drop"] = "refuse"
-    """What a prompt above ``max_prompt_tokens`` does: end the run with its name, or leave it out
-    and count it."""
+    overlong_prompts: Literal["refuse", "drop", "cut"] = "refuse"
+    """What a prompt above ``max_prompt_tokens`` does: end the run with its name, be left out and
+    counted, or lose its first tokens, which are the instruction and the first chunks."""
+
+    allow_unreachable_evidence: bool = False
+    """Whether prompts may be used whose evidence is blank or cut off; else they end the run."""
 
 
 class ContextRewardConfig(Section):

@@ -18,6 +18,7 @@ def build_prompt_source(
     *,
     max_prompt_tokens: int,
     overlong: str,
+    allow_unreachable_evidence: bool = False,
     seed: int,
 ) -> tuple[PromptSource, int]:
     """Open a source.
@@ -26,7 +27,8 @@ def build_prompt_source(
         config: Which source.
         tokenizer: The policy's.
         max_prompt_tokens: Longest prompt that is used.
-        overlong: ``"refuse"`` or ``"drop"``, for prompts above it.
+        overlong: ``"refuse"``, ``"drop"`` or ``"cut"``, for prompts above it.
+        allow_unreachable_evidence: Whether prompts may be used whose evidence cannot be read.
         seed: Order of the prompts, where the source shuffles.
 
     Returns:
@@ -41,7 +43,8 @@ def build_prompt_source(
             [Path(path) for path in config.paths],
             tokenizer=tokenizer,
             max_prompt_tokens=max_prompt_tokens,
-            overlong=overlong,  # type: ignore[arg-type] # the schema's own two words
+            overlong=overlong,  # type: ignore[arg-type] # the schema's own words
+            allow_unreachable_evidence=allow_unreachable_evidence,
         )
         files = FilePromptSource(loaded.prompts, seed=seed, shuffle=config.shuffle)
         return files, loaded.num_dropped_overlong

@@ -79,6 +79,7 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong_prompts,
+        allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.run.seed,
     )
     scorer = RewardScorer(config.rewards)
@@ -194,6 +195,7 @@ def build_evaluator(
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong_prompts,
+        allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.evaluation.seed,
     )
     prompts = source.draw(config.evaluation.num_prompts)
