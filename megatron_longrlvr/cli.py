@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,evaluate,report}``.
+"""The command line: ``longrlvr {train,sft,evaluate,report,audit}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.
@@ -54,6 +54,18 @@ Builds one self-contained HTML page from what the runs logged; nothing is comput
 
   longrlvr report runs/quickstart/outcome_only runs/quickstart/longrlvr --output report.html
 """
+_AUDIT_EXAMPLES = """
+Reads JSON lines and parquet in either schema and reports what training would refuse or learn
+wrongly: malformed records, bad evidence ids, evidence beyond the prompt limit, leaked answers,
+near-duplicate questions, overlap with evaluation data.
+
+  longrlvr audit train.parquet --tokenizer MODEL_DIR --max-prompt 32768
+  longrlvr audit a.jsonl b.jsonl --tokenizer MODEL_DIR --max-prompt 32768 --eval heldout.jsonl \\
+      --json audit.json --html audit.html --strict
+
+Exit codes: 0 no errors (with --strict: nothing at all) was found, 1 something was, 2 a setting or
+a file name is wrong.
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=Path, required=True, metavar="FILE")
     report.add_argument("--title", help="heading of the page")
+    _add_audit(commands)
     return parser
 
 
@@ -136,6 +149,33 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = _command(commands, "audit", "check data files before training", _AUDIT_EXAMPLES, _audit)
+    audit.add_argument("data", nargs="+", type=Path, metavar="DATA", help=".jsonl or .parquet")
+    audit.add_argument("--tokenizer", type=Path, required=True, metavar="MODEL_DIR")
+    audit.add_argument("--max-prompt", type=_positive, required=True, metavar="TOKENS")
+    audit.add_argument(
+        "--cut",
+        choices=["left", "right", "middle"],
+        default="left",
+        help="where longer prompts lose tokens; training cuts on the left (default)",
+    )
+    audit.add_argument(
+        "--eval", nargs="+", type=Path, default=[], metavar="DATA", help="data that is measured on"
+    )
+    audit.add_argument("--json", type=Path, metavar="FILE", help="write every finding here")
+    audit.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page here")
+    audit.add_argument("--strict", action="store_true", help="fail on warnings as well")
+    audit.add_argument("--workers", type=_positive, help="processes; default one a core")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
 # Heavy libraries are imported inside the commands, so that --help and --dry-run answer at once.
 
 
@@ -181,6 +221,24 @@ def _report(arguments: argparse.Namespace) -> int:
     path = build_report(arguments.run_dirs, arguments.output, title=arguments.title)
     print(path)  # noqa: T201 - the command's result
     return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.data.audit.report import AuditRequest
+    from megatron_longrlvr.data.reachability import Cut
+    from megatron_longrlvr.reporting.audit_command import audit, default_workers
+
+    paths = (*arguments.data, *arguments.eval)
+    request = AuditRequest(
+        data=tuple(arguments.data),
+        eval_data=tuple(arguments.eval),
+        tokenizer=arguments.tokenizer,
+        max_prompt_tokens=arguments.max_prompt,
+        cut=Cut(arguments.cut),
+        num_workers=arguments.workers or default_workers(paths),
+    )
+    report = audit(request, json_path=arguments.json, html_path=arguments.html)
+    return 0 if report.is_acceptable(strict=arguments.strict) else FAILED_EXIT_CODE
 
 
 def _world_size() -> int:

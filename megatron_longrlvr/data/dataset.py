@@ -106,9 +106,7 @@ def load_prompts(
     if not prompts:
         names = ", ".join(map(str, paths))
         raise DataError(f"no prompt to use in {names}: {num_dropped} dropped as too long")
-    return LoadedPrompts(
-        prompts=tuple(prompts), num_dropped_overlong=num_dropped, num_cut=num_cut
-    )
+    return LoadedPrompts(prompts=tuple(prompts), num_dropped_overlong=num_dropped, num_cut=num_cut)
 
 
 def blank_evidence(record: RawRecord) -> set[int]:
