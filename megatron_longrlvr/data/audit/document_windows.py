@@ -23,12 +23,16 @@ Windows = npt.NDArray[np.uint64]
 """Sorted, each once."""
 
 
-def hash_windows(words: Sequence[str]) -> Windows:
-    """Kept windows of a document; none where it is shorter than one window."""
+def hash_windows(document: bytes) -> Windows:
+    """Kept windows of a document, given as words joined by blanks.
+
+    None where it is shorter than one window.
+    """
+    words = document.split()
     num_windows = len(words) - _WINDOW_WORDS + 1
     if num_windows < 1:
         return np.zeros(0, dtype=np.uint64)
-    hashes = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
+    hashes = np.fromiter(map(zlib.crc32, words), np.uint64, len(words))
     windows = np.zeros(num_windows, dtype=np.uint64)
     for offset in range(_WINDOW_WORDS):
         # Constants of the splitmix64 generator; products wrap.

@@ -233,12 +233,11 @@ def _chunk_words(record: RawRecord) -> list[list[str]]:
 def _identify(
     record: RawRecord, words: Sequence[Sequence[str]], settings: ExamineSettings
 ) -> Identity:
-    document = list(chain.from_iterable(words))
-    key = hashlib.blake2b(" ".join(document).encode(), digest_size=8).digest()
+    document = " ".join(chain.from_iterable(words)).encode()
     return Identity(
         prompt_id=record.prompt_id,
         question=" ".join(split_words(record.question)),
-        document_key=key,
+        document_key=hashlib.blake2b(document, digest_size=8).digest(),
         windows=hash_windows(document) if settings.has_windows else None,
     )
 
