@@ -1,4 +1,4 @@
-"""The audit finds each planted defect, at its place and nothing beside it, and nothing in clean data.
+"""The audit finds each planted defect, at its place and nothing beside it; in clean data, nothing.
 
 Each defect changes one thing in one record of clean files.
 """
