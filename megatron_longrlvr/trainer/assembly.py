@@ -74,7 +74,7 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
     tokenizer = load_tokenizer(model_folder(config.model.path))
     learner = build_learner(config, groups)
     engine = build_engine(config, learner.policy, tokenizer)
-    source, num_dropped = build_prompt_source(
+    source, length_notes = build_prompt_source(
         config.data.train,
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
@@ -102,8 +102,8 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
         )
     if checkpoint is not None:
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
-    if num_dropped:
-        journal.say(f"left out {num_dropped} prompts above {config.data.max_prompt_tokens} tokens")
+    for note in length_notes:
+        journal.say(note)
     collector = Collector(
         source=source,
         engine=engine,

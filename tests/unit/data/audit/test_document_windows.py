@@ -34,6 +34,11 @@ def test_a_small_part_and_other_documents_do_not_overlap():
     assert INDEX.overlap(windows(document("e"))) is None
 
 
+def test_shares_of_several_documents_are_not_added_up():
+    mixed = [*document("a", 900), *document("b", 900), *document("e", 200)]
+    assert INDEX.overlap(windows(mixed)) is None
+
+
 def test_a_document_shorter_than_a_window_overlaps_with_nothing():
     assert len(windows(document("b", 7))) == 0
     assert INDEX.overlap(windows(document("b", 7))) is None
