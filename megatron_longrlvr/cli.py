@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,evaluate,report,audit}``.
+"""The command line: ``longrlvr {train,sft,evaluate,report,audit,theory}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.
@@ -66,6 +66,12 @@ near-duplicate questions, overlap with evaluation data.
 Exit codes: 0 no errors (with --strict: nothing at all) was found, 1 something was, 2 a setting or
 a file name is wrong.
 """
+_THEORY_EXAMPLES = """
+Computes, on the small model in which the paper argues, the gradient that each reward sends to an
+evidence chunk, by formula and from samples, and trains on it. Writes theory.json and figures:
+
+  longrlvr theory --output theory/
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,6 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, required=True, metavar="FILE")
     report.add_argument("--title", help="heading of the page")
     _add_audit(commands)
+    theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
+    theory.add_argument("--output", type=Path, required=True, metavar="DIR")
+    theory.add_argument("--seed", type=int, default=0)
+    theory.add_argument("--samples", type=_positive, default=400_000, help="per sampled gradient")
+    theory.add_argument("--steps", type=_positive, default=400, help="of each learning curve")
     return parser
 
 
@@ -239,6 +250,19 @@ def _audit(arguments: argparse.Namespace) -> int:
     )
     report = audit(request, json_path=arguments.json, html_path=arguments.html)
     return 0 if report.is_acceptable(strict=arguments.strict) else FAILED_EXIT_CODE
+
+
+def _theory(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.theory.command import study_theory
+
+    paths = study_theory(
+        arguments.output,
+        seed=arguments.seed,
+        num_samples=arguments.samples,
+        num_steps=arguments.steps,
+    )
+    print("\n".join(map(str, paths)))  # noqa: T201 - the command's result
+    return 0
 
 
 def _world_size() -> int:
