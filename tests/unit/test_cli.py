@@ -27,7 +27,7 @@ def recipe(tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "report", "audit"])
+@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "report", "audit", "theory"])
 def test_help_of_each_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
