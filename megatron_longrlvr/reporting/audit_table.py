@@ -35,16 +35,18 @@ def verdict(report: AuditReport) -> str:
 
 
 def first_findings(report: AuditReport) -> Iterator[tuple[str, int, Finding]]:
-    """Each check that found anything: its title, how often, and the first finding."""
+    """Each check that found anything, errors first: title, how often, and the first finding."""
     counts = report.counts()
-    for check, info in CHECK_INFO.items():
+    for check, info in sorted(CHECK_INFO.items(), key=lambda item: item[1].severity.value):
         if counts[check]:
             first = next(finding for finding in report.findings if finding.check is check)
             yield info.title, counts[check], first
 
 
 def _checks_table(report: AuditReport) -> Table:
-    table = Table("", "found", "times", "first", title="Findings")
+    table = Table("", "found", "times", title="Findings")
+    # Folded, for the line number stands at the end of a long path.
+    table.add_column("first", overflow="fold")
     for title, count, first in first_findings(report):
         # Text, for what a file holds must not be read as rich's markup.
         table.add_row(
