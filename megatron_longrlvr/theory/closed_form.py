@@ -39,12 +39,6 @@ def gradient(setting: Setting, payment: Payment) -> float:
     return total
 
 
-def outcome_gradient(setting: Setting) -> float:
-    """The same for the all-or-nothing answer and independent coins: p (1 - p) p^(g - 1)."""
-    p = setting.cite_probability
-    return p * (1 - p) * float(p ** (setting.num_evidence - 1))
-
-
 def all_others_cited(setting: Setting) -> float:
     """Probability that all evidence but one given chunk is cited."""
     values, weights = shifts(setting.coupling)

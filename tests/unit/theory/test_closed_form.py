@@ -11,7 +11,6 @@ from megatron_longrlvr.rewards.composite import compose_reward
 from megatron_longrlvr.theory.closed_form import (
     all_others_cited,
     gradient,
-    outcome_gradient,
     signal_share,
 )
 from megatron_longrlvr.theory.model import PAYMENTS, Setting, evidence_logit, shifts, sigmoid
@@ -72,7 +71,6 @@ def test_outcome_gradient_is_the_variance_times_the_chance_of_all_others(num_evi
     setting = Setting(num_chunks=64, num_evidence=num_evidence, cite_probability=1 / 16)
     expected = (1 / 16) * (15 / 16) * (1 / 16) ** (num_evidence - 1)
     assert gradient(setting, OUTCOME) == pytest.approx(expected, rel=EXACT_RTOL)
-    assert outcome_gradient(setting) == pytest.approx(expected, rel=EXACT_RTOL)
     assert all_others_cited(setting) == pytest.approx((1 / 16) ** (num_evidence - 1))
 
 
