@@ -18,6 +18,9 @@ from megatron_longrlvr.errors import DataError
 # Rows read at a time: at 200 KB of text a row, about 13 MB.
 BATCH_ROWS = 64
 
+_PARQUET_BUFFER_BYTES = 2**20
+"""For each column."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawBatch:
@@ -104,7 +107,10 @@ def _iter_parquet_batches(path: Path) -> Iterator[RawBatch]:
 
     num_read = 0
     try:
-        with parquet.ParquetFile(path) as table:
+        # By default a row group's columns are read at once, and it may be the whole file.
+        with parquet.ParquetFile(
+            path, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False
+        ) as table:
             columns = [name for name in table.schema_arrow.names if name in FIELDS]
             for rows in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 yield RawBatch(path=path, first_number=num_read + 1, rows=rows)
