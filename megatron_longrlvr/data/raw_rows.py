@@ -108,6 +108,7 @@ def _iter_parquet_batches(path: Path) -> Iterator[RawBatch]:
     num_read = 0
     try:
         # By default a row group's columns are read at once, and it may be the whole file.
+        # What is read whole even so is a page, 1024 values as most writers make it.
         with parquet.ParquetFile(
             path, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False
         ) as table:

@@ -21,7 +21,7 @@ def test_lines_keep_their_numbers_over_batches_and_blanks(tmp_path):
 def test_one_row_group_is_read_in_parts(tmp_path):
     """Half of a file's size would be reached at once if its only row group were read whole."""
     draw = random.Random(0)
-    rows = [{"question": draw.randbytes(15_000).hex()} for _ in range(1000)]
+    rows = [{"chunks": [draw.randbytes(750).hex() for _ in range(20)]} for _ in range(1000)]
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert parquet.ParquetFile(path).num_row_groups == 1
@@ -30,5 +30,6 @@ def test_one_row_group_is_read_in_parts(tmp_path):
         num_rows += batch.rows.num_rows
         most = max(most, pyarrow.total_allocated_bytes() - before)
     assert num_rows == 1000
-    # A batch is 64 * 30 KB = 2 MB, of a file of 15 MB or more.
+    # A batch is 64 * 30 KB = 2 MB and a page, which is read whole, 1024 * 1.5 KB; the file has 15
+    # MB or more.
     assert most < path.stat().st_size / 2
