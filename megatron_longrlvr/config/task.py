@@ -78,8 +78,20 @@ class RewardsConfig(Section):
     """``strict``: exactly one block of each kind, else no reward (the paper's rule);
     ``tolerant``: the last complete block after the reasoning, case and spacing forgiven."""
 
-    answer: Literal["exact", "normalized", "unordered"] = "normalized"
-    """How the answer is compared with the reference; ``unordered`` compares word multisets."""
+    answer: Literal[
+        "exact",
+        "normalized",
+        "unordered",
+        "choice",
+        "number",
+        "date",
+        "yes_no",
+        "list",
+        "token_f1",
+        "containment",
+    ] = "normalized"
+    """How the answer is compared with the reference; ``rewards/answer/`` holds a file for each,
+    with what it reads and what it leaves undecided."""
 
 
 class EvaluationConfig(Section):
