@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,evaluate,report,audit,theory}``.
+"""The command line: ``longrlvr {train,sft,evaluate,score,report,audit,theory}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.
@@ -49,6 +49,15 @@ from. The recipe's evaluation section says on what:
   longrlvr evaluate runs/quickstart/longrlvr evaluation.temperature=0 evaluation.num_prompts=512
   longrlvr evaluate tiny_cpu --json start.json
 """
+_SCORE_EXAMPLES = """
+Scores responses that are already there, by the published rule of their benchmark and by stricter
+ones, with 95 % intervals. Formats of RULER, LongBench v2, LongReason and samples/*.jsonl are
+recognised; name the fields of any other:
+
+  longrlvr score outputs/ruler.jsonl outputs/longreason.jsonl.gz
+  longrlvr score before.jsonl after.jsonl --compare --json scores.json --csv scores.csv
+  longrlvr score mine.jsonl --field response=output --field reference=target --field id=key
+"""
 _REPORT_EXAMPLES = """
 Builds one self-contained HTML page from what the runs logged; nothing is computed again:
 
@@ -95,6 +104,22 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("target", metavar="RUN_DIR|RECIPE")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics here too")
+
+    score = _command(commands, "score", "score files of model outputs", _SCORE_EXAMPLES, _score)
+    score.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    score.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME",
+        help="field of an unknown format; roles: response, reference, id, cell, evidence, stored",
+    )
+    score.add_argument(
+        "--compare", action="store_true", help="test the second file against the first"
+    )
+    score.add_argument("--json", type=Path, metavar="FILE", help="write everything here too")
+    score.add_argument("--csv", type=Path, metavar="FILE", help="write the scores here too")
+    score.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
 
     report = _command(commands, "report", "build the HTML report", _REPORT_EXAMPLES, _report)
     report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
@@ -223,6 +248,25 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     metrics = evaluate_target(arguments.target, arguments.overrides)
     if metrics is not None and arguments.json is not None:
         arguments.json.write_text(json.dumps(metrics, indent=2) + "\n")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.evaluation.scoring.command import (
+        ScoreOptions,
+        parse_field_mapping,
+        score_files,
+    )
+
+    options = ScoreOptions(
+        paths=arguments.files,
+        field_by_role=parse_field_mapping(arguments.field),
+        has_comparison=arguments.compare,
+        json_path=arguments.json,
+        csv_path=arguments.csv,
+        num_processes=arguments.processes,
+    )
+    score_files(options)
     return 0
 
 

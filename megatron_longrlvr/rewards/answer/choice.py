@@ -4,13 +4,14 @@ A letter counts only as an option: never inside a word, a tag or a sentence ("A 
 ``<CHUNK_3>``). The answer may be
 
 1. a letter alone: ``B``, ``b``, ``(B)``, ``**B.**``, ``\boxed{B}``;
-2. an option with its text: ``B. Paris``, ``(B) Paris``, ``Answer: B) Paris``;
-3. a sentence with a marker: ``the correct answer is (B)``, ``I choose option B``;
-4. a text whose only bracketed capital is ``(B)``.
+2. a sentence with a marker: ``the correct answer is (B)``, ``I choose option B``;
+3. an option with its text, at the start, on a line of its own or behind a word that leads to it:
+   ``B. Paris``, ``(B) Paris``, ``Answer: B) Paris``, ``the capital is B. Paris``;
+4. a text whose only bracketed capital is ``(B)``, ``[B]`` or ``<B>``.
 
-Refused, that is left undecided: two different letters at the first form that finds any, an option
-that is negated ("the answer is not B"), the text of an option without its letter, and a reference
-that is no option letter. An empty answer is wrong.
+Refused, that is left undecided: two different letters at the first form that finds any, initials
+of a name ("John D. Rockefeller"), an option that is negated ("the answer is not B"), the text of an
+option without its letter, and a reference that is no option letter. An empty answer is wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ _LETTER = "[A-J]"
 _BOXED = re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)\s*+\{([^{}]*+)\}")
 _LABEL = re.compile(r"^\W*+(?:(?:final|correct|best|my)\s++)*+answer\s*+[:\-]\s*+", re.IGNORECASE)
 _ALONE = re.compile(r"^\W*+([A-Ja-j])[\s).\],:;!?']*+$")
-_WITH_TEXT = re.compile(rf"^\s*+(?:\(({_LETTER})\)|\[({_LETTER})\]|({_LETTER})\s?+[.):](?=\s))")
+_BRACKETED = re.compile(rf"[(<\[]({_LETTER})[)>\]]")
+# The words and marks behind which an option with its text may start.
+_LEAD = r"(?i:^|[:;,\n<(]|\b(?:is|are|be|as|that|and|or|both|either))\s*+"
+_WITH_TEXT = re.compile(rf"{_LEAD}(?:[(\[]({_LETTER})[)\]]|({_LETTER})[.):](?=\s))")
 _NEGATED = re.compile(
     rf"(?i:\b(?:not|never|isn't|reject|exclude)\s++(?:(?:the|option|choice|answer)\s++){{0,3}}+)"
     rf"(?:\({_LETTER}\)|{_LETTER}(?!\w))"
@@ -35,9 +39,8 @@ _NEGATED = re.compile(
 # "A" and "I" are words too: before a lower-case word they name no option without brackets.
 _MARKED = re.compile(
     r"(?i:\b(?:answer|choice|option|choose|select)(?:\s++(?:is|would\s++be|option|choice)){0,3}+)"
-    rf"\s*+:?+\s*+(?:\(({_LETTER})\)|(?![AI]\s++[a-z])({_LETTER})(?![\w'+#-]))"
+    rf"\s*+:?+\s*+(?:[(<\[]({_LETTER})[)>\]]|(?![AI]\s++[a-z])({_LETTER})(?![\w'+#-]))"
 )
-_BRACKETED = re.compile(rf"\(({_LETTER})\)")
 
 
 def verify(answer: str, reference: str) -> Verdict:
@@ -58,11 +61,8 @@ def read_option(text: str) -> str | None:
     alone = _ALONE.match(plain)
     if alone:
         return alone[1].upper()
-    leading = _WITH_TEXT.match(plain)
-    if leading:
-        return leading[leading.lastindex or 0]
     asserted = _NEGATED.sub(" ", plain)
-    for form in (_MARKED, _BRACKETED):
+    for form in (_MARKED, _WITH_TEXT, _BRACKETED):
         letters = {match[match.lastindex or 0] for match in form.finditer(asserted)}
         if letters:
             return letters.pop() if len(letters) == 1 else None
