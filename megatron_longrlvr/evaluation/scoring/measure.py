@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from megatron_longrlvr.data.response_format import parse_strict, parse_tolerant
 from megatron_longrlvr.errors import DataError
@@ -12,14 +13,23 @@ from megatron_longrlvr.evaluation.scoring.formats import OutputFormat, Record
 from megatron_longrlvr.evaluation.scoring.lines import LineBlock
 from megatron_longrlvr.evaluation.scoring.output import ModelOutput
 from megatron_longrlvr.evaluation.scoring.rules import RULES
-from megatron_longrlvr.rewards.context_reward import EvidenceMatch, match_evidence
+from megatron_longrlvr.rewards.context_reward import match_evidence
 
 # The paper's reward weighs recall twice as much as precision.
 EVIDENCE_BETA = 2.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
+class EvidenceScores(NamedTuple):
+    """How well the chunks that a response cites agree with the evidence."""
+
+    precision: float
+    recall: float
+    f2: float
+
+
+# A named tuple rather than a dataclass: hundreds of thousands of them travel between processes,
+# and frozen dataclasses with slots are pickled by a function in Python.
+class Measurement(NamedTuple):
     """What was found out about one output."""
 
     cell: str
@@ -29,7 +39,7 @@ class Measurement:
 
     strict_outcome: str
     tolerant_outcome: str
-    evidence: EvidenceMatch | None
+    evidence: EvidenceScores | None
     """Of the chunks that the tolerant parser finds cited; None where evidence is unknown."""
 
     defects: tuple[str, ...]
@@ -72,7 +82,8 @@ def measure(output: ModelOutput, *, rules_of: str) -> Measurement:
     evidence = None
     if output.evidence_chunk_ids:
         cited = frozenset(tolerant.cited_chunk_ids)
-        evidence = match_evidence(cited, output.evidence_chunk_ids, beta=EVIDENCE_BETA)
+        match = match_evidence(cited, output.evidence_chunk_ids, beta=EVIDENCE_BETA)
+        evidence = EvidenceScores(precision=match.precision, recall=match.recall, f2=match.f_beta)
     return Measurement(
         cell=output.cell,
         item_id=output.item_id,

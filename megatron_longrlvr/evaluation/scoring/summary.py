@@ -98,7 +98,7 @@ def _evidence(measurements: Sequence[Measurement], *, seed: int) -> dict[str, Es
     triples = {
         "precision": [(cell, item_id, match.precision) for cell, item_id, match in matches],
         "recall": [(cell, item_id, match.recall) for cell, item_id, match in matches],
-        "f2": [(cell, item_id, match.f_beta) for cell, item_id, match in matches],
+        "f2": [(cell, item_id, match.f2) for cell, item_id, match in matches],
     }
     return {name: _estimate(_item_means(rows), seed=seed) for name, rows in triples.items()}
 

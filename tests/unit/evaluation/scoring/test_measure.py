@@ -65,7 +65,7 @@ def test_evidence_is_matched_as_a_set():
     (one,) = measured(content, record=SAMPLE).measurements
     # Cites {0} of the evidence {0, 1}: P = 1, R = 1/2, F2 = 5 * 1/2 / (4 + 1/2).
     assert (one.evidence.precision, one.evidence.recall) == (1.0, 0.5)
-    assert one.evidence.f_beta == pytest.approx(5 / 9)
+    assert one.evidence.f2 == pytest.approx(5 / 9)
 
 
 def test_outcomes_of_both_parsers_are_kept():
