@@ -48,6 +48,10 @@ from. The recipe's evaluation section says on what:
   longrlvr evaluate runs/quickstart/longrlvr
   longrlvr evaluate runs/quickstart/longrlvr evaluation.temperature=0 evaluation.num_prompts=512
   longrlvr evaluate tiny_cpu --json start.json
+
+A benchmark is asked from local files. Its settings are a YAML file, see config/benchmark.py:
+
+  longrlvr evaluate runs/mine --benchmark ruler.yaml --output outputs/ruler
 """
 _SCORE_EXAMPLES = """
 Scores responses that are already there, by the published rule of their benchmark and by stricter
@@ -103,6 +107,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("target", metavar="RUN_DIR|RECIPE")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+    evaluate.add_argument(
+        "--benchmark", metavar="FILE", help="ask RULER-QA, LongBench v2 or LongReason instead"
+    )
+    evaluate.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the benchmark's outputs go; can go on"
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics here too")
 
     score = _command(commands, "score", "score files of model outputs", _SCORE_EXAMPLES, _score)
@@ -243,11 +253,28 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.benchmark is not None:
+        return _evaluate_benchmark(arguments)
     from megatron_longrlvr.evaluation.command import evaluate_target
 
     metrics = evaluate_target(arguments.target, arguments.overrides)
     if metrics is not None and arguments.json is not None:
         arguments.json.write_text(json.dumps(metrics, indent=2) + "\n")
+    return 0
+
+
+def _evaluate_benchmark(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.evaluation.benchmarks.command import evaluate_benchmark
+
+    if arguments.output is None:
+        raise ConfigError("--benchmark needs --output DIR for the outputs")
+    evaluate_benchmark(
+        arguments.target,
+        arguments.overrides,
+        benchmark=arguments.benchmark,
+        folder=arguments.output,
+        json_path=arguments.json,
+    )
     return 0
 
 

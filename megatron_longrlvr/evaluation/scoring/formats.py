@@ -1,6 +1,6 @@
 """Formats of files of model outputs: how each is recognised and read.
 
-    ruler          {index, outputs: [text], pred, task?, ctx?}            pred is the response
+    ruler          {index, outputs: [text], pred, task?, ctx?, evidence_chunk_ids?}
     longbench_v2   {id or _id, answer, response, difficulty or choice_A or choices, judge?}
     longreason     {id, answer, response, split?, judge?}                 answer is a letter
     samples        the package's own samples/*.jsonl
@@ -112,6 +112,7 @@ def _read_ruler(record: Record, place: str) -> ModelOutput:
         item_id=str(record.get("index", place)),
         text=text,
         references=_references(_required(record, "outputs"), "outputs"),
+        evidence_chunk_ids=_evidence(record.get("evidence_chunk_ids")),
         defects=defects,
     )
 
