@@ -24,7 +24,7 @@ class LiveTensors(TorchDispatchMode):
         self._live: dict[int, int] = {}
         self.peak_bytes = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and self._is_kind(leaf):
