@@ -9,14 +9,40 @@ from pydantic import Field, model_validator
 from megatron_longrlvr.config.section import Section
 
 Dtype = Literal["fp32", "bf16"]
+Architecture = Literal[
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+]
+"""Model families, by the name that ``config.json`` gives them under ``architectures``."""
+
+MIXTURES: frozenset[Architecture] = frozenset({"MixtralForCausalLM", "Qwen3MoeForCausalLM"})
+"""Families whose layers have experts."""
+
+
+class NewExpertsConfig(Section):
+    """Experts of a model that starts from random weights; every layer has them."""
+
+    num_experts: int = Field(gt=0)
+    num_experts_per_tok: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    """Of each expert."""
 
 
 class NewModelConfig(Section):
     """Architecture of a model that starts from random weights."""
 
-    architecture: Literal["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+    architecture: Architecture
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
+    """Of layers without experts. Mixtral has none and must give that of its experts."""
+
+    experts: NewExpertsConfig | None = None
+    """Needed by the mixtures, and by no other architecture."""
+
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int = Field(gt=0)
@@ -26,6 +52,13 @@ class NewModelConfig(Section):
     max_position_embeddings: int = Field(default=2048, gt=0)
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the normal distribution that weight matrices are drawn from."""
+
+    @model_validator(mode="after")
+    def _has_experts_where_it_needs_them(self) -> NewModelConfig:
+        if (self.architecture in MIXTURES) != (self.experts is not None):
+            verb = "needs" if self.experts is None else "has no"
+            raise ValueError(f"architecture={self.architecture} {verb} experts")
+        return self
 
 
 class ComputeConfig(Section):

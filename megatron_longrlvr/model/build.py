@@ -19,6 +19,7 @@ from megatron_longrlvr.model.mcore import (
     TransformerConfig,
     get_gpt_layer_local_spec,
     get_num_layers_to_build,
+    get_transformer_layer_offset,
 )
 from megatron_longrlvr.model.norm import RMSNorm
 from megatron_longrlvr.model.policy_model import PolicyModel
@@ -76,6 +77,7 @@ def transformer_config(
         # Of the dispatchers only this one takes unequal lengths; read by experts alone, but
         # checked for every model.
         moe_token_dispatcher_type="alltoall",
+        **_experts(spec),
         # megatron-core's batched p2p mixes up the two messages of a pair of ranks on gloo.
         overlap_p2p_comm=layout.vpp > 1,
         batch_p2p_comm=layout.vpp == 1,
@@ -96,7 +98,7 @@ def build_chunks(
         is_last = groups.pp_rank == layout.pp - 1 and chunk == layout.vpp - 1
         policy = PolicyModel(
             config=config,
-            transformer_layer_spec=_block_spec(config, vp_stage, groups.pp_rank),
+            transformer_layer_spec=_block_spec(spec, config, vp_stage, groups.pp_rank),
             vocab_size=spec.padded_vocab_size(layout.tp),
             max_sequence_length=spec.max_position_embeddings,
             pre_process=is_first,
@@ -115,14 +117,25 @@ def _leave_as_allocated(weight: Tensor) -> Tensor:
 
 
 def _block_spec(
-    config: TransformerConfig, vp_stage: int | None, pp_rank: int
+    spec: ModelSpec, config: TransformerConfig, vp_stage: int | None, pp_rank: int
 ) -> TransformerBlockSubmodules:
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
+    kinds = {
+        has_experts: _layer_spec(config, has_experts=has_experts) for has_experts in (False, True)
+    }
+    layers = [kinds[spec.has_experts(layer)] for layer in range(first, first + num_layers)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def _layer_spec(config: TransformerConfig, *, has_experts: bool) -> ModuleSpec:
     layer = get_gpt_layer_local_spec(
-        normalization=config.normalization, qk_layernorm=config.qk_layernorm
+        num_experts=config.num_moe_experts if has_experts else None,
+        normalization=config.normalization,
+        qk_layernorm=config.qk_layernorm,
     )
     _use_own_parts(layer, has_qk_norm=config.qk_layernorm)
-    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
+    return layer
 
 
 def _use_own_parts(layer: ModuleSpec, *, has_qk_norm: bool) -> None:
@@ -134,6 +147,27 @@ def _use_own_parts(layer: ModuleSpec, *, has_qk_norm: bool) -> None:
     if has_qk_norm:
         attention.q_layernorm = RMSNorm
         attention.k_layernorm = RMSNorm
+
+
+def _experts(spec: ModelSpec) -> dict[str, object]:
+    experts = spec.experts
+    if experts is None:
+        return {}
+    has_dense_layers = len(experts.dense_layers) > 0
+    pattern = [int(spec.has_experts(layer)) for layer in range(spec.num_layers)]
+    return {
+        "num_moe_experts": experts.num_experts,
+        "moe_ffn_hidden_size": experts.intermediate_size,
+        "moe_router_topk": experts.num_per_token,
+        # The softmax over all experts, whose chosen weights do not sum to 1, or over the chosen.
+        "moe_router_pre_softmax": not experts.normalize_weights,
+        # bf16 logits of neighbouring experts would tie and choose differently in every layout.
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_grouped_gemm": False,  # needs Transformer Engine or a CUDA extension
+        # A list makes checkpoints name every layer, which unequal layers need.
+        "moe_layer_freq": pattern if has_dense_layers else 1,
+    }
 
 
 def _recompute(model: ModelConfig) -> dict[str, object]:

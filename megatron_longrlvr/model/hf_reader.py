@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.model.hf_spelling import StoredPart
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -24,10 +25,17 @@ _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class HfReader:
-    """The tensors of a folder, read lazily. A context manager: files stay open within it."""
+    """The tensors of a folder, read lazily. A context manager: files stay open within it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Hugging Face folder with safetensors.
+        spellings: Where a tensor stands if the folder has none of its name; see
+            :mod:`megatron_longrlvr.model.hf_spelling`.
+    """
+
+    def __init__(self, folder: Path, *, spellings: Mapping[str, StoredPart] | None = None) -> None:
         self.folder = folder
+        self._spellings = spellings or {}
         self._open_files = ExitStack()
         self._handles: dict[str, Any] = {}
         self._file_by_name = self._read_index()
@@ -55,18 +63,22 @@ class HfReader:
             CheckpointError: A tensor is missing, unknown or of another shape or type; names it
                 and its file.
         """
-        for name in shape_by_name:
+        stored_shapes: dict[str, tuple[int, ...]] = {}
+        for name, shape in shape_by_name.items():
+            part = self._part(name)
+            stored_shapes |= {name: shape} if part is None else {part.name: part.shape}
+        for name in stored_shapes:
             if name not in self._file_by_name:
                 raise CheckpointError(f"{self.folder} has no tensor {name}")
         for name, file in self._file_by_name.items():
             # Llama checkpoints of 2023 carry the rotary frequencies, which follow from the config.
             if name in ignored or name.endswith(".rotary_emb.inv_freq"):
                 continue
-            if name not in shape_by_name:
+            if name not in stored_shapes:
                 raise CheckpointError(
                     f"{self.folder / file} has tensor {name}, which the model of config.json lacks"
                 )
-        for name, shape in shape_by_name.items():
+        for name, shape in stored_shapes.items():
             self._check_tensor(name, shape)
 
     def __contains__(self, name: object) -> bool:
@@ -74,7 +86,17 @@ class HfReader:
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> Tensor:
         """Read a tensor, or the part of it that ``index`` names, in the file's dtype."""
+        part = self._part(name)
+        if part is not None:
+            return self._slice(part.name)[part.index(index)]  # type: ignore[no-any-return]
         return self._slice(name)[index or slice(None)]  # type: ignore[no-any-return]
+
+    def _part(self, name: str) -> StoredPart | None:
+        """Where a tensor stands under another name; None where the folder has its own."""
+        part = self._spellings.get(name)
+        if part is None or name in self._file_by_name or part.name not in self._file_by_name:
+            return None
+        return part
 
     def _read_index(self) -> dict[str, str]:
         index = self.folder / INDEX_FILE

@@ -1,7 +1,7 @@
 """Filling Megatron model chunks from a Hugging Face folder, and gathering them back.
 
 Both directions follow the table of :mod:`megatron_longrlvr.model.weight_map` and know of a chunk
-only its parameter names and its layers' numbers.
+only its parameter names and its layers' and experts' numbers.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.model.hf_gather import gather_hf_tensors
 from megatron_longrlvr.model.hf_reader import HfReader
+from megatron_longrlvr.model.hf_spelling import other_spellings
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.model.weight_map import (
-    Cut,
     Rule,
     assemble,
     hf_shapes,
     hf_slices,
-    merge,
     rules_for_model,
-    shard_shape,
     tied_output_rule,
 )
 
+DEFAULT_BUCKET_BYTES = 256 * 2**20
+"""Large enough that a collective's latency does not count, small beside any model."""
+
 _LAYER_NAME = re.compile(r"decoder\.layers\.(\d+)\.(.*)")
+_EXPERT_NAME = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(.*)")
 _TIED_OUTPUT = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
 
@@ -61,12 +64,12 @@ def load_hf_weights(
         CheckpointError: The folder is not one of this model, or is damaged; names tensor and file.
         ConfigError: ``tp_size`` does not divide the model.
     """
-    parameters = _parameters_by_name(chunks)
+    parameters = parameters_by_name(chunks)
     rules = {rule.megatron_name: rule for rule in rules_for_model(spec)}
     if spec.tie_word_embeddings:
         rules["output_layer.weight"] = tied_output_rule(spec)
     _check_parameters(parameters, rules)
-    with HfReader(folder) as reader:
+    with HfReader(folder, spellings=other_spellings(spec)) as reader:
         reader.check(hf_shapes(spec), ignored={_TIED_OUTPUT} if spec.tie_word_embeddings else set())
         if spec.tie_word_embeddings and _TIED_OUTPUT in reader:
             _check_tied(reader)
@@ -88,52 +91,56 @@ def export_hf_tensors(
     *,
     tp_group: dist.ProcessGroup | None,
     pp_group: dist.ProcessGroup | None,
+    ep_group: dist.ProcessGroup | None = None,
+    bucket_bytes: int = DEFAULT_BUCKET_BYTES,
 ) -> Iterator[tuple[str, Tensor]]:
     """Gather the full Hugging Face tensors, in forward order, on every rank.
 
-    A collective over both groups: every rank must exhaust the iterator. One parameter is held at
-    a time beside what the caller keeps.
+    A collective over all three groups: every rank must exhaust the iterator. Beside what the
+    caller keeps, one bucket and the tensor that was yielded last are held at a time.
 
     Args:
         chunks: The rank's pipeline chunks, unwrapped.
         spec: The model.
         tp_group: Ranks that share each parameter; None where there is one.
         pp_group: Ranks that share the layers; None where there is one.
+        ep_group: Ranks that share the experts; None where there is one.
+        bucket_bytes: Tensors that travel together; a larger tensor travels alone.
 
     Yields:
-        Hugging Face name and full tensor, on the CPU, in the parameters' dtype, owning its memory.
+        Hugging Face name and full tensor, on the parameters' device and in their dtype, owning its
+        memory.
     """
-    parameters = _parameters_by_name(chunks)
-    stage_by_name = _stage_by_name(parameters, pp_group)
-    any_parameter = next(iter(parameters.values()))
-    tp_size = 1 if tp_group is None else tp_group.size()
-    for rule in rules_for_model(spec):
-        local = parameters.get(rule.megatron_name)
-        if local is None:
-            local = any_parameter.new_empty(shard_shape(rule, spec, tp_size=tp_size))
-        shard = local.detach().contiguous()
-        if pp_group is not None and pp_group.size() > 1:
-            # Everyone of the pipeline is here: the loop over rules is the same on every rank.
-            source = dist.get_global_rank(pp_group, stage_by_name[rule.megatron_name])
-            dist.broadcast(shard, src=source, group=pp_group)
-        for name, tensor in merge(rule, _all_shards(shard, rule, tp_group), spec).items():
-            full = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            yield name, full.copy_(tensor)
+    yield from gather_hf_tensors(
+        parameters_by_name(chunks),
+        spec,
+        groups={"tp": tp_group, "ep": ep_group, "pp": pp_group},
+        bucket_bytes=bucket_bytes,
+    )
 
 
-def _parameters_by_name(chunks: Sequence[torch.nn.Module]) -> dict[str, Tensor]:
+def parameters_by_name(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
     """Local parameters by the name they have in the whole, unsplit model."""
-    parameters: dict[str, Tensor] = {}
+    parameters: dict[str, torch.nn.Parameter] = {}
     for chunk in chunks:
         decoder: Any = chunk.decoder
         for local_name, parameter in chunk.named_parameters():
             name = local_name
             if match := _LAYER_NAME.fullmatch(local_name):
-                layer = decoder.layers[int(match[1])].layer_number - 1
-                name = f"decoder.layers.{layer}.{match[2]}"
+                layer = decoder.layers[int(match[1])]
+                rest = _in_all_experts(layer, match[2])
+                name = f"decoder.layers.{layer.layer_number - 1}.{rest}"
             assert name not in parameters, f"two chunks of one rank hold {name}"
             parameters[name] = parameter
     return parameters
+
+
+def _in_all_experts(layer: Any, name: str) -> str:  # noqa: ANN401 - a layer of untyped megatron-core
+    match = _EXPERT_NAME.fullmatch(name)
+    if match is None:
+        return name
+    expert = layer.mlp.local_expert_indices[int(match[1])]
+    return f"mlp.experts.local_experts.{expert}.{match[2]}"
 
 
 def _check_parameters(parameters: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> None:
@@ -141,9 +148,10 @@ def _check_parameters(parameters: Mapping[str, Tensor], rules: Mapping[str, Rule
     unknown = parameters.keys() - rules.keys()
     assert not unknown, f"the weight table has no rule for {sorted(unknown)}"
     layers = {match[1] for name in parameters if (match := _LAYER_NAME.fullmatch(name))}
-    for name in rules:
+    for name, rule in rules.items():
         match = _LAYER_NAME.fullmatch(name)
-        is_here = match is not None and match[1] in layers
+        # Which experts are here is for the built model to say.
+        is_here = match is not None and match[1] in layers and rule.expert is None
         assert not is_here or name in parameters, f"the model was built without {name}"
 
 
@@ -153,27 +161,3 @@ def _check_tied(reader: HfReader) -> None:
             f"{reader.folder}: {_TIED_OUTPUT} differs from {_EMBEDDING}, but config.json says "
             "tie_word_embeddings=true; set it to false to keep both"
         )
-
-
-def _stage_by_name(
-    parameters: Mapping[str, Tensor], pp_group: dist.ProcessGroup | None
-) -> dict[str, int]:
-    """Rank within ``pp_group`` of the first stage that holds each parameter."""
-    if pp_group is None or pp_group.size() == 1:
-        return dict.fromkeys(parameters, 0)
-    names_of_stages: list[list[str]] = [[] for _ in range(pp_group.size())]
-    dist.all_gather_object(names_of_stages, list(parameters), group=pp_group)
-    stages: dict[str, int] = {}
-    for stage, names in enumerate(names_of_stages):
-        for name in names:
-            stages.setdefault(name, stage)
-    return stages
-
-
-def _all_shards(shard: Tensor, rule: Rule, tp_group: dist.ProcessGroup | None) -> list[Tensor]:
-    if tp_group is None or tp_group.size() == 1 or rule.cut is Cut.REPLICATED:
-        return [shard]
-    shards = [torch.empty_like(shard) for _ in range(tp_group.size())]
-    # All tensor-parallel ranks of the stage reach this line with the same rule.
-    dist.all_gather(shards, shard, group=tp_group)
-    return shards

@@ -31,6 +31,6 @@ def random_hf_tensors(spec: ModelSpec, *, seed: int) -> Iterator[tuple[str, Tens
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         std = spec.initializer_range
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
+        if name.endswith(("o_proj.weight", "down_proj.weight", "w2.weight")):
             std /= math.sqrt(2 * spec.num_layers)
         yield name, torch.randn(shape, generator=generator) * std

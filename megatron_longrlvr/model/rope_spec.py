@@ -19,8 +19,6 @@ from megatron_longrlvr.errors import ConfigError
 
 RopeKind = Literal["default", "linear", "llama3", "yarn"]
 
-# What transformers assumes when a config.json leaves the key out.
-_DEFAULT_THETA = 10_000.0
 # What the paper recommends and transformers assumes.
 _DEFAULT_BETA_FAST = 32.0
 _DEFAULT_BETA_SLOW = 1.0
@@ -59,8 +57,12 @@ class RopeSpec:
     """yarn: factor on cosines and sines; multiplies attention scores by its square."""
 
 
-def read_rope(config: Mapping[str, Any]) -> RopeSpec:
+def read_rope(config: Mapping[str, Any], *, default_theta: float = 10_000.0) -> RopeSpec:
     """Read the rotary embedding of a ``config.json``.
+
+    Args:
+        config: Of the whole model.
+        default_theta: What the model's family has where the file leaves it out.
 
     Raises:
         ConfigError: A kind or combination that is not supported, a number missing, or two
@@ -71,7 +73,11 @@ def read_rope(config: Mapping[str, Any]) -> RopeSpec:
         spellings.append(config.get("rope_scaling") or {})
     if config.get("rope_parameters"):
         spellings.append(config["rope_parameters"])
-    ropes = {_rope_from_settings(settings, config) for settings in spellings or [{}]}
+    # A spelling without theta means the one beside it.
+    theta = float(config.get("rope_theta") or default_theta)
+    ropes = {
+        _rope_from_settings(settings, config, default_theta=theta) for settings in spellings or [{}]
+    }
     if len(ropes) > 1:
         raise ConfigError(
             "rope_theta and rope_scaling disagree with rope_parameters; remove one spelling"
@@ -109,7 +115,9 @@ def whole_number(settings: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _rope_from_settings(settings: Mapping[str, Any], config: Mapping[str, Any]) -> RopeSpec:
+def _rope_from_settings(
+    settings: Mapping[str, Any], config: Mapping[str, Any], *, default_theta: float
+) -> RopeSpec:
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in get_args(RopeKind) or any(isinstance(v, dict) for v in settings.values()):
         raise ConfigError(
@@ -120,7 +128,7 @@ def _rope_from_settings(settings: Mapping[str, Any], config: Mapping[str, Any]) 
         raise ConfigError(
             f"partial_rotary_factor={settings['partial_rotary_factor']} is not supported; use 1.0"
         )
-    theta = float(settings.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA)
+    theta = float(settings.get("rope_theta") or default_theta)
     if kind == "default":
         return RopeSpec(kind="default", theta=theta)
     if kind == "linear":

@@ -1,6 +1,7 @@
 """What a policy's architecture is, read from and written to a Hugging Face ``config.json``.
 
-Three dense families are known: Llama, Qwen2 (bias on q, k and v) and Qwen3 (RMSNorm on q and k).
+The families are those of :mod:`megatron_longrlvr.model.family`: Llama, Mistral, Qwen2 (bias on
+q, k and v), Qwen3 (RMSNorm on q and k), and the mixtures of experts Mixtral and Qwen3-MoE.
 A configuration asking for anything that this package would compute differently is refused by
 the name of its key. Dropout settings are not read: a policy is always run without dropout.
 
@@ -14,24 +15,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from megatron_longrlvr.config.policy import NewModelConfig
+from megatron_longrlvr.config.policy import Architecture, NewModelConfig
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.expert_spec import (
+    ExpertSpec,
+    expert_settings,
+    new_experts,
+    read_experts,
+)
+from megatron_longrlvr.model.family import FAMILIES, read_architecture
 from megatron_longrlvr.model.rope_spec import RopeSpec, read_rope, rope_scaling, whole_number
 
-Architecture = Literal["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
-
-MODEL_TYPE_BY_ARCHITECTURE: Mapping[Architecture, str] = {
-    "LlamaForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-
-# What transformers assumes when a config.json leaves the key out, in all three families.
-_DEFAULT_NORM_EPS = 1e-6
+# What transformers assumes when a config.json leaves the key out, in all families.
 _DEFAULT_INITIALIZER_RANGE = 0.02
-_DEFAULT_QWEN3_HEAD_DIM = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +42,8 @@ class ModelSpec:
 
     hidden_size: int
     intermediate_size: int
+    """Of a layer without experts."""
+
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -56,8 +56,13 @@ class ModelSpec:
 
     rope: RopeSpec
     max_position_embeddings: int
+    """Longest sequence that is computed as the model means it."""
+
     initializer_range: float
     """Standard deviation of freshly drawn weights."""
+
+    experts: ExpertSpec | None = None
+    """None where every layer has a plain MLP."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -67,6 +72,17 @@ class ModelSpec:
             )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim={self.head_dim} is odd; rotary embeddings need pairs")
+        if self.architecture == "MixtralForCausalLM" and (
+            self.experts is None or self.experts.intermediate_size != self.intermediate_size
+        ):
+            raise ConfigError(
+                f"intermediate_size={self.intermediate_size} is that of the experts in "
+                f"MixtralForCausalLM, got {self.experts}"
+            )
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has experts in place of one MLP."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
     def padded_vocab_size(self, tp: int) -> int:
         """Smallest multiple of ``tp`` that holds the vocabulary."""
@@ -75,6 +91,7 @@ class ModelSpec:
 
 def spec_from_new(new: NewModelConfig, vocab_size: int) -> ModelSpec:
     """Describe the model that a recipe starts from random weights."""
+    family = FAMILIES[new.architecture]
     return ModelSpec(
         architecture=new.architecture,
         vocab_size=vocab_size,
@@ -84,22 +101,24 @@ def spec_from_new(new: NewModelConfig, vocab_size: int) -> ModelSpec:
         num_heads=new.num_attention_heads,
         num_kv_heads=new.num_key_value_heads,
         head_dim=new.head_dim,
-        norm_eps=_DEFAULT_NORM_EPS,
+        norm_eps=family.norm_eps,
         tie_word_embeddings=new.tie_word_embeddings,
-        qkv_bias=new.architecture == "Qwen2ForCausalLM",
-        qk_norm=new.architecture == "Qwen3ForCausalLM",
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
         rope=RopeSpec(kind="default", theta=new.rope_theta),
         max_position_embeddings=new.max_position_embeddings,
         initializer_range=new.initializer_range,
+        experts=None if new.experts is None else new_experts(new.experts),
     )
 
 
 def read_model_spec(folder: Path) -> ModelSpec:
     """Read the architecture from ``folder/config.json``.
 
-    Models with ``dual_chunk_attention_config`` (the 1M-token Qwen2.5) are read with
-    ``max_position_embeddings`` lowered to the positions at which that scheme still equals plain
-    attention, which is the only kind computed here.
+    The only attention computed here is plain causal attention. Models with
+    ``dual_chunk_attention_config`` (the 1M-token Qwen2.5), and Mistral and Mixtral with a
+    ``sliding_window``, are therefore read with ``max_position_embeddings`` lowered to the
+    positions at which their scheme still equals it, and written back with that limit.
 
     Raises:
         ConfigError: The file is absent or no JSON, lacks a needed key, or asks for something
@@ -123,10 +142,11 @@ def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
 
     Token ids and dtype are not part of the architecture; the writer of a folder adds them.
     """
+    family = FAMILIES[spec.architecture]
     scaling = rope_scaling(spec.rope)
     config: dict[str, Any] = {
         "architectures": [spec.architecture],
-        "model_type": MODEL_TYPE_BY_ARCHITECTURE[spec.architecture],
+        "model_type": family.model_type,
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
         "intermediate_size": spec.intermediate_size,
@@ -148,51 +168,45 @@ def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
             "rope_theta": spec.rope.theta,
         },
     }
-    if spec.architecture != "Qwen2ForCausalLM":
+    if not spec.qkv_bias:
         config["attention_bias"] = False
-    if spec.architecture != "LlamaForCausalLM":
+    if family.window_has_switch:
         config["use_sliding_window"] = False
+    elif spec.architecture != "LlamaForCausalLM":
+        config["sliding_window"] = None
+    if spec.experts is not None:
+        config |= expert_settings(spec.architecture, spec.experts)
     return config
 
 
 def _spec_from_hf_config(config: Mapping[str, Any]) -> ModelSpec:
-    architecture = _read_architecture(config)
+    architecture = read_architecture(config)
+    family = FAMILIES[architecture]
     _refuse_unsupported(config, architecture)
     num_heads = whole_number(config, "num_attention_heads")
+    num_layers = whole_number(config, "num_hidden_layers")
     hidden_size = whole_number(config, "hidden_size")
     if config.get("num_key_value_heads") is None and architecture == "LlamaForCausalLM":
         num_kv_heads = num_heads  # Llama 1 has no such key
     else:
         num_kv_heads = whole_number(config, "num_key_value_heads")
-    head_dim = config.get("head_dim") or (
-        _DEFAULT_QWEN3_HEAD_DIM if architecture == "Qwen3ForCausalLM" else hidden_size // num_heads
-    )
     return ModelSpec(
         architecture=architecture,
         vocab_size=whole_number(config, "vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=whole_number(config, "intermediate_size"),
-        num_layers=whole_number(config, "num_hidden_layers"),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        norm_eps=float(config.get("rms_norm_eps", _DEFAULT_NORM_EPS)),
+        head_dim=config.get("head_dim") or family.head_dim or hidden_size // num_heads,
+        norm_eps=float(config.get("rms_norm_eps", family.norm_eps)),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture == "Qwen3ForCausalLM",
-        rope=read_rope(config),
-        max_position_embeddings=_max_positions(config),
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
+        rope=read_rope(config, default_theta=family.rope_theta),
+        max_position_embeddings=_max_positions(config, architecture),
         initializer_range=float(config.get("initializer_range", _DEFAULT_INITIALIZER_RANGE)),
-    )
-
-
-def _read_architecture(config: Mapping[str, Any]) -> Architecture:
-    named = config.get("architectures")
-    for architecture in MODEL_TYPE_BY_ARCHITECTURE:
-        if named == [architecture]:
-            return architecture
-    raise ConfigError(
-        f"architectures={named} is not supported; use one of {', '.join(get_args(Architecture))}"
+        experts=read_experts(architecture, config, num_layers=num_layers),
     )
 
 
@@ -216,14 +230,16 @@ def _refuse_unsupported(config: Mapping[str, Any], architecture: Architecture) -
 
 
 def _has_sliding_layer(config: Mapping[str, Any], architecture: Architecture) -> bool:
-    """Tell whether any layer's window is shorter than the model's context."""
+    """Tell whether any layer's window is shorter than the positions that are read."""
     window = config.get("sliding_window")
-    if window is None or window >= _max_positions(config):
+    if window is None or window >= _max_positions(config, architecture):
         return False
-    if architecture == "LlamaForCausalLM":
+    if not FAMILIES[architecture].window_has_switch:
         return True
     if not config.get("use_sliding_window", False):
         return False
+    if architecture == "Qwen3MoeForCausalLM":
+        return True  # all of its layers
     layer_types = config.get("layer_types")
     if layer_types is not None:
         return "sliding_attention" in layer_types
@@ -231,8 +247,12 @@ def _has_sliding_layer(config: Mapping[str, Any], architecture: Architecture) ->
     return int(config.get("max_window_layers", 0)) < whole_number(config, "num_hidden_layers")
 
 
-def _max_positions(config: Mapping[str, Any]) -> int:
+def _max_positions(config: Mapping[str, Any], architecture: Architecture) -> int:
     stated = whole_number(config, "max_position_embeddings")
+    if architecture in ("MistralForCausalLM", "MixtralForCausalLM"):
+        # A token sees itself and the window - 1 tokens before it.
+        window = config.get("sliding_window", FAMILIES[architecture].sliding_window)
+        return stated if window is None else min(stated, int(window))
     dual_chunk = config.get("dual_chunk_attention_config")
     if dual_chunk is None:
         return stated

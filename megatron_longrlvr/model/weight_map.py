@@ -10,6 +10,9 @@ Layouts that differ from Hugging Face:
 - gate and up are one matrix. A rank holds its part of gate, then its part of up, so the parts of
   one rank are not neighbours in the unsplit matrix.
 - Embedding and output layer have zero rows appended until their rows divide by tp.
+
+Experts are cut over tensor-parallel ranks like any MLP, each of them; expert-parallel ranks hold
+whole experts. The table counts experts over the whole layer, whatever a rank holds of them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import torch
 from torch import Tensor
 
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.expert_spec import ExpertSpec
+from megatron_longrlvr.model.family import FAMILIES, ExpertNames
 from megatron_longrlvr.model.spec import ModelSpec
 
 
@@ -40,18 +45,26 @@ class Rule:
     """One Megatron parameter and the Hugging Face tensors it is made of."""
 
     megatron_name: str
-    """Layer indices count over the whole model, not within a pipeline stage."""
+    """Layers and experts count over the whole model, not over what a rank holds of it."""
 
     hf_names: tuple[str, ...]
     hf_shapes: tuple[tuple[int, ...], ...]
     """Full shape of each Hugging Face tensor."""
 
     cut: Cut
+    expert: int | None = None
+    """Expert that the parameter belongs to, from 0; None for what every rank of an
+    expert-parallel group holds."""
 
 
-def rules_for_layer(spec: ModelSpec) -> tuple[Rule, ...]:
-    """List the rules of one decoder layer, with names relative to the layer."""
-    hidden, ffn, dim = spec.hidden_size, spec.intermediate_size, spec.head_dim
+def rules_for_layer(spec: ModelSpec, layer: int = 0) -> tuple[Rule, ...]:
+    """List the rules of one decoder layer, with names relative to the layer.
+
+    Args:
+        spec: The model.
+        layer: Which layer, from 0; tells apart those with and without experts.
+    """
+    hidden, dim = spec.hidden_size, spec.head_dim
     q_rows, kv_rows = spec.num_heads * dim, spec.num_kv_heads * dim
     rules = [
         _rule("input_layernorm.weight", {"input_layernorm.weight": (hidden,)}, Cut.REPLICATED),
@@ -79,14 +92,11 @@ def rules_for_layer(spec: ModelSpec) -> tuple[Rule, ...]:
             rules.append(_rule(name, norm, Cut.REPLICATED))
     output = {"self_attn.o_proj.weight": (hidden, q_rows)}
     mlp_norm = {"post_attention_layernorm.weight": (hidden,)}
-    gate_up = {"mlp.gate_proj.weight": (ffn, hidden), "mlp.up_proj.weight": (ffn, hidden)}
-    down = {"mlp.down_proj.weight": (hidden, ffn)}
     return (
         *rules,
         _rule("self_attention.linear_proj.weight", output, Cut.COLUMNS),
         _rule("pre_mlp_layernorm.weight", mlp_norm, Cut.REPLICATED),
-        _rule("mlp.linear_fc1.weight", gate_up, Cut.FUSED_GATE_UP),
-        _rule("mlp.linear_fc2.weight", down, Cut.COLUMNS),
+        *(_rules_for_experts(spec) if spec.has_experts(layer) else _rules_for_mlp(spec)),
     )
 
 
@@ -99,9 +109,8 @@ def rules_for_model(spec: ModelSpec) -> tuple[Rule, ...]:
     embedding = {"model.embed_tokens.weight": vocabulary_shape}
     final_norm = {"model.norm.weight": (spec.hidden_size,)}
     rules = [_rule("embedding.word_embeddings.weight", embedding, Cut.VOCABULARY_ROWS)]
-    layer_rules = rules_for_layer(spec)
     for layer in range(spec.num_layers):
-        rules += [_in_layer(rule, layer) for rule in layer_rules]
+        rules += [_in_layer(rule, layer) for rule in rules_for_layer(spec, layer)]
     rules.append(_rule("decoder.final_layernorm.weight", final_norm, Cut.REPLICATED))
     if not spec.tie_word_embeddings:
         output = {"lm_head.weight": vocabulary_shape}
@@ -203,20 +212,35 @@ def merge(rule: Rule, shards: Sequence[Tensor], spec: ModelSpec) -> dict[str, Te
         spec: The model.
 
     Returns:
-        Full tensor by Hugging Face name, without padding; may share memory with ``shards``.
+        Full tensor by Hugging Face name, without padding; owns its memory.
+    """
+    return {name: merge_one(rule, place, shards, spec) for place, name in enumerate(rule.hf_names)}
+
+
+def merge_one(rule: Rule, place: int, shards: Sequence[Tensor], spec: ModelSpec) -> Tensor:
+    """Rebuild one of the Hugging Face tensors of a rule; allocates nothing besides.
+
+    Args:
+        rule: Which parameter.
+        place: Which of ``rule.hf_names``.
+        shards: As for :func:`merge`.
+        spec: The model.
+
+    Returns:
+        Full tensor without padding; owns its memory.
     """
     if rule.cut is Cut.REPLICATED:
-        tensors = [shards[0]]
-    elif rule.cut is Cut.COLUMNS:
-        tensors = [torch.cat(list(shards), dim=1)]
-    elif rule.cut is Cut.VOCABULARY_ROWS:
-        tensors = [torch.cat(list(shards))[: spec.vocab_size]]
-    elif rule.cut is Cut.FUSED_GATE_UP:
-        halves = [one.chunk(2) for one in shards]
-        tensors = [torch.cat(parts) for parts in zip(*halves, strict=True)]
-    else:
-        tensors = _split_qkv(torch.cat(list(shards)), spec)
-    return dict(zip(rule.hf_names, tensors, strict=True))
+        return shards[0].clone(memory_format=torch.contiguous_format)
+    if rule.cut is Cut.COLUMNS:
+        return torch.cat(list(shards), dim=1)
+    if rule.cut is Cut.VOCABULARY_ROWS:
+        rows = len(shards[0])
+        return torch.cat(
+            [shard[: max(spec.vocab_size - i * rows, 0)] for i, shard in enumerate(shards)]
+        )
+    if rule.cut is Cut.FUSED_GATE_UP:
+        return torch.cat([shard.chunk(2)[place] for shard in shards])
+    return torch.cat([_split_qkv(shard, spec)[place] for shard in shards]).flatten(0, 1)
 
 
 def shard_shape(rule: Rule, spec: ModelSpec, *, tp_size: int) -> tuple[int, ...]:
@@ -231,11 +255,48 @@ def shard_shape(rule: Rule, spec: ModelSpec, *, tp_size: int) -> tuple[int, ...]
     return (sum(shape[0] for shape in rule.hf_shapes) // tp_size, *first[1:])
 
 
-def _split_qkv(fused: Tensor, spec: ModelSpec) -> list[Tensor]:
+def _rules_for_mlp(spec: ModelSpec) -> tuple[Rule, ...]:
+    hidden, ffn = spec.hidden_size, spec.intermediate_size
+    gate_up = {"mlp.gate_proj.weight": (ffn, hidden), "mlp.up_proj.weight": (ffn, hidden)}
+    down = {"mlp.down_proj.weight": (hidden, ffn)}
+    return (
+        _rule("mlp.linear_fc1.weight", gate_up, Cut.FUSED_GATE_UP),
+        _rule("mlp.linear_fc2.weight", down, Cut.COLUMNS),
+    )
+
+
+def _rules_for_experts(spec: ModelSpec) -> tuple[Rule, ...]:
+    names, experts = FAMILIES[spec.architecture].expert_names, spec.experts
+    assert names is not None, f"{spec.architecture} has no experts"
+    assert experts is not None, "the layer has no experts"
+    router = {names.router: (experts.num_experts, spec.hidden_size)}
+    rules = [_rule("mlp.router.weight", router, Cut.REPLICATED)]
+    for expert in range(experts.num_experts):
+        rules += _rules_for_expert(names, experts, hidden=spec.hidden_size, expert=expert)
+    return tuple(rules)
+
+
+def _rules_for_expert(
+    names: ExpertNames, experts: ExpertSpec, *, hidden: int, expert: int
+) -> list[Rule]:
+    ffn, prefix = experts.intermediate_size, f"mlp.experts.local_experts.{expert}"
+    gate, up, down = (
+        names.expert.format(expert=expert, matrix=matrix)
+        for matrix in (names.gate, names.up, names.down)
+    )
+    fc1 = {gate: (ffn, hidden), up: (ffn, hidden)}
+    return [
+        _rule(f"{prefix}.linear_fc1.weight", fc1, Cut.FUSED_GATE_UP, expert=expert),
+        _rule(f"{prefix}.linear_fc2.weight", {down: (hidden, ffn)}, Cut.COLUMNS, expert=expert),
+    ]
+
+
+def _split_qkv(fused: Tensor, spec: ModelSpec) -> tuple[Tensor, ...]:
+    """Views [groups, rows of a group, ...] of the queries, keys and values of a rank."""
     num_query_rows = spec.num_heads // spec.num_kv_heads * spec.head_dim
-    by_group = fused.reshape(spec.num_kv_heads, -1, *fused.shape[1:])
-    parts = torch.split(by_group, [num_query_rows, spec.head_dim, spec.head_dim], dim=1)
-    return [part.flatten(0, 1) for part in parts]
+    group_rows = num_query_rows + 2 * spec.head_dim
+    by_group = fused.view(-1, group_rows, *fused.shape[1:])
+    return torch.split(by_group, [num_query_rows, spec.head_dim, spec.head_dim], dim=1)
 
 
 def _share(total: int, tp_size: int, what: str) -> int:
@@ -244,12 +305,19 @@ def _share(total: int, tp_size: int, what: str) -> int:
     return total // tp_size
 
 
-def _rule(megatron_name: str, hf_shapes: Mapping[str, tuple[int, ...]], cut: Cut) -> Rule:
+def _rule(
+    megatron_name: str,
+    hf_shapes: Mapping[str, tuple[int, ...]],
+    cut: Cut,
+    *,
+    expert: int | None = None,
+) -> Rule:
     return Rule(
         megatron_name=megatron_name,
         hf_names=tuple(hf_shapes),
         hf_shapes=tuple(hf_shapes.values()),
         cut=cut,
+        expert=expert,
     )
 
 

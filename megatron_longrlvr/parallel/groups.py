@@ -44,6 +44,7 @@ class ProcessGroups:
     cp_rank: int
     dp_rank: int
     pp_rank: int
+    ep_rank: int
     world: ProcessGroup
     """All ranks."""
 
@@ -51,6 +52,9 @@ class ProcessGroups:
     cp: ProcessGroup
     dp: ProcessGroup
     pp: ProcessGroup
+    ep: ProcessGroup
+    """Ranks that share out the experts; tokens travel within it."""
+
     dp_cp: ProcessGroup
     """Ranks that hold the same weights: gradients are summed over it."""
 
@@ -187,11 +191,13 @@ def _collect(layout: ParallelLayout) -> ProcessGroups:
         cp_rank=place.cp,
         dp_rank=place.dp,
         pp_rank=place.pp,
+        ep_rank=place.ep,
         world=_world(),
         tp=megatron.tp,
         cp=megatron.cp,
         dp=megatron.dp,
         pp=megatron.pp,
+        ep=megatron.ep,
         dp_cp=megatron.dp_cp,
         tp_cp=megatron.tp_cp,
         tp_pp=megatron.mp,

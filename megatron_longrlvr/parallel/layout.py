@@ -182,6 +182,11 @@ class ParallelLayout:
             )
         if num_experts is None and self.ep > 1:
             raise ConfigError(f"layout.ep={self.ep} needs a model with experts; set layout.ep=1")
+        if num_experts is not None and self.tp > 1 and not self.sequence_parallel:
+            # megatron-core's MoELayer.forward refuses to train without.
+            raise ConfigError(
+                f"layout.tp={self.tp} with a model with experts needs layout.sequence_parallel=true"
+            )
 
     def __str__(self) -> str:
         degrees = [f"{axis}={self.size(axis)}" for axis in _DENSE_AXES]

@@ -60,7 +60,10 @@ def check_model(spec: ModelSpec, layout: ParallelLayout, *, longest_tokens: int)
         ConfigError: Names the key.
     """
     layout.check_model(
-        num_layers=spec.num_layers, num_heads=spec.num_heads, num_kv_heads=spec.num_kv_heads
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        num_experts=None if spec.experts is None else spec.experts.num_experts,
     )
     if longest_tokens > spec.max_position_embeddings:
         raise ConfigError(

@@ -17,14 +17,28 @@ from megatron_longrlvr.model.spec import read_model_spec
 from megatron_longrlvr.model.weight_map import hf_shapes, shard, tied_output_rule
 from megatron_longrlvr.parallel.groups import start_process_groups
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from tests.support.tiny_models import save_tiny_model
+from tests.support.tiny_models import FAMILIES, MIXTURES, save_tiny_model
 
+# Tensors of these models have up to 13 kB: some of them alone in a bucket, most of them not.
+BUCKET_BYTES = 10_000
 LAYOUTS_OF_2 = [
     pytest.param(ParallelLayout(world_size=2, tp=2), id="tp2"),
     pytest.param(ParallelLayout(world_size=2, tp=2, sequence_parallel=True), id="tp2-sp"),
     pytest.param(ParallelLayout(world_size=2, pp=2), id="pp2"),
     pytest.param(ParallelLayout(world_size=2, pp=2, vpp=2), id="pp2-vpp2"),
     pytest.param(ParallelLayout(world_size=2, cp=2), id="cp2"),
+]
+
+LAYOUTS_OF_EXPERTS = [
+    pytest.param(ParallelLayout(world_size=2, tp=2, sequence_parallel=True), id="tp2-sp"),
+    pytest.param(ParallelLayout(world_size=2, pp=2), id="pp2"),
+    pytest.param(ParallelLayout(world_size=2, pp=2, vpp=2), id="pp2-vpp2"),
+    pytest.param(ParallelLayout(world_size=2, ep=2), id="ep2"),
+]
+LAYOUTS_OF_4 = [
+    pytest.param(ParallelLayout(world_size=4, tp=2, ep=2, sequence_parallel=True), id="tp2-ep2"),
+    pytest.param(ParallelLayout(world_size=4, pp=2, ep=2), id="pp2-ep2"),
+    pytest.param(ParallelLayout(world_size=4, ep=4), id="ep4"),
 ]
 
 
@@ -41,7 +55,10 @@ def load_and_export(_rank, _world_size, layout, folder, dtype):
     load_hf_weights(chunks, folder, spec, tp_rank=groups.tp_rank, tp_size=layout.tp)
     expected = load_file(folder / "model.safetensors")
     names, wrong = [], []
-    for name, tensor in export_hf_tensors(chunks, spec, tp_group=groups.tp, pp_group=groups.pp):
+    groups_by_name = {"tp_group": groups.tp, "pp_group": groups.pp, "ep_group": groups.ep}
+    for name, tensor in export_hf_tensors(
+        chunks, spec, **groups_by_name, bucket_bytes=BUCKET_BYTES
+    ):
         names.append(name)
         if not torch.equal(tensor, expected[name].to(tensor.dtype)):
             wrong.append(name)
@@ -76,11 +93,39 @@ def test_folder_comes_back_from_two_ranks(pool2, tmp_path, layout, family, tie):
     check(pool2.run(load_and_export, layout, tmp_path, "fp32"), tmp_path)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS_OF_EXPERTS)
+@pytest.mark.parametrize("family", MIXTURES)
+def test_folder_of_a_mixture_comes_back_from_two_ranks(pool2, tmp_path, layout, family):
+    save_tiny_model(tmp_path, family)
+    check(pool2.run(load_and_export, layout, tmp_path, "fp32"), tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folder_comes_back_from_one_rank(pool1, tmp_path, family):
+    save_tiny_model(tmp_path, family)
+    layout = ParallelLayout(world_size=1)
+    check(pool1.run(load_and_export, layout, tmp_path, "fp32"), tmp_path)
+
+
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
 def test_folder_comes_back_from_four_ranks_in_bfloat16(pool4, tmp_path, tie):
     save_tiny_model(tmp_path, "qwen2", tie=tie)
     layout = ParallelLayout(world_size=4, tp=2, pp=2, sequence_parallel=True)
     check(pool4.run(load_and_export, layout, tmp_path, "bf16"), tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folder_comes_back_from_four_ranks(pool4, tmp_path, family):
+    save_tiny_model(tmp_path, family)
+    layout = ParallelLayout(world_size=4, tp=2, pp=2, sequence_parallel=True)
+    check(pool4.run(load_and_export, layout, tmp_path, "fp32"), tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS_OF_4)
+@pytest.mark.parametrize("family", MIXTURES)
+def test_folder_of_a_mixture_comes_back_from_four_ranks(pool4, tmp_path, layout, family):
+    save_tiny_model(tmp_path, family)
+    check(pool4.run(load_and_export, layout, tmp_path, "fp32"), tmp_path)
 
 
 def save_from_the_first_rank(rank, _world_size, layout, folder, target):

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrlvr.config.policy import ModelConfig, OptimizerConfig
+from megatron_longrlvr.model.hf_weights import parameters_by_name
 from megatron_longrlvr.model.learner import Learner, LearnerSettings
 from megatron_longrlvr.model.policy import Policy, load_policy
 from megatron_longrlvr.model.policy_model import unwrap
@@ -51,20 +52,13 @@ def _gather(
     if spec.tie_word_embeddings:
         rules["output_layer.weight"] = tied_output_rule(spec)
     merged: dict[str, Tensor] = {}
-    for chunk in map(unwrap, wrapped):
-        for name, parameter in chunk.named_parameters():
-            rule = rules[_global_name(chunk, name)]
-            own = getattr(parameter, attribute).detach().clone().to(parameter.dtype)
-            shards = [torch.empty_like(own) for _ in range(groups.layout.tp)]
-            dist.all_gather(shards, own, group=groups.tp)
-            merged.update(merge(rule, shards, spec))
-    stages: list[dict[str, Tensor]] = [{} for _ in range(groups.layout.pp)]
-    dist.all_gather_object(stages, merged, group=groups.pp)
-    return {name: tensor.clone() for stage in stages for name, tensor in stage.items()}
-
-
-def _global_name(chunk: torch.nn.Module, name: str) -> str:
-    if not name.startswith("decoder.layers."):
-        return name
-    local, rest = name.removeprefix("decoder.layers.").split(".", 1)
-    return f"decoder.layers.{chunk.decoder.layers[int(local)].layer_number - 1}.{rest}"
+    for name, parameter in parameters_by_name([unwrap(chunk) for chunk in wrapped]).items():
+        own = getattr(parameter, attribute).detach().clone().to(parameter.dtype)
+        shards = [torch.empty_like(own) for _ in range(groups.layout.tp)]
+        dist.all_gather(shards, own, group=groups.tp)
+        merged.update(merge(rules[name], shards, spec))
+    for group in (groups.ep, groups.pp):
+        parts: list[dict[str, Tensor]] = [{} for _ in range(group.size())]
+        dist.all_gather_object(parts, merged, group=group)
+        merged = {name: tensor.clone() for part in parts for name, tensor in part.items()}
+    return merged

@@ -8,21 +8,57 @@ import torch
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 VOCAB_SIZE = 99  # odd: tensor parallelism has to pad it
-FAMILIES = ("llama", "qwen2", "qwen3")
+DENSE_FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+MIXTURES = ("mixtral", "qwen3_moe")
+FAMILIES = (*DENSE_FAMILIES, *MIXTURES)
+_CLASSES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
+}
+_OWN_SETTINGS = {
+    "mistral": {"sliding_window": None},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": False,
+        "mlp_only_layers": [1],  # of a mixture's layers, some have no experts
+    },
+}
 
 
 def tiny_model(
-    family: str, *, tie: bool = False, num_layers: int = 4, rope: dict | None = None, seed: int = 0
+    family: str,
+    *,
+    tie: bool = False,
+    num_layers: int = 4,
+    rope: dict | None = None,
+    seed: int = 0,
+    **settings: object,
 ) -> PreTrainedModel:
-    """A random fp32 model whose norms and biases are random too."""
+    """A random fp32 model whose norms and biases are random too.
+
+    ``settings`` replace those of the family's config.
+    """
     common = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 32,
@@ -38,14 +74,11 @@ def tiny_model(
     }
     if rope is not None:
         common["rope_parameters"] = rope
-    torch.manual_seed(seed)
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**common))
-    elif family == "qwen2":
+    if family == "qwen2":
         common.pop("head_dim")  # Qwen2 has none: hidden / heads
-        model = Qwen2ForCausalLM(Qwen2Config(**common))
-    else:
-        model = Qwen3ForCausalLM(Qwen3Config(**common))
+    torch.manual_seed(seed)
+    make_config, make_model = _CLASSES[family]
+    model = make_model(make_config(**{**common, **_OWN_SETTINGS.get(family, {}), **settings}))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
@@ -56,8 +89,10 @@ def tiny_model(
     return model.float().eval()
 
 
-def save_tiny_model(folder: Path, family: str, **kwargs: object) -> PreTrainedModel:
+def save_tiny_model(
+    folder: Path, family: str, *, save_original_format: bool = True, **kwargs: object
+) -> PreTrainedModel:
     """Write a tiny model to a folder and return it."""
     model = tiny_model(family, **kwargs)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_original_format=save_original_format)
     return model
