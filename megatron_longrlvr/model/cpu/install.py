@@ -16,6 +16,7 @@ from megatron_longrlvr.model.cpu import patches
 from megatron_longrlvr.model.cpu.cuda_api import patch_cuda_api
 from megatron_longrlvr.model.cpu.factories import patch_factories
 from megatron_longrlvr.model.cpu.megatron_checkpoint import patch_megatron_checkpoint
+from megatron_longrlvr.model.cpu.megatron_mappings import patch_megatron_mappings
 from megatron_longrlvr.model.cpu.megatron_moe import patch_megatron_moe, stub_triton_only_module
 from megatron_longrlvr.model.cpu.megatron_optimizer import patch_megatron_optimizer
 from megatron_longrlvr.model.cpu.megatron_random import patch_megatron_random
@@ -47,6 +48,7 @@ def install() -> tuple[str, ...]:
         warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed")
         patch_megatron_random()
         patch_megatron_optimizer()
+        patch_megatron_mappings()
         patch_megatron_moe()
         patch_megatron_checkpoint()
     return installed_patches()
