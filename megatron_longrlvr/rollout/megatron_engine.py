@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
+from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.decoding import (
     CacheShape,
     DecodeAttention,
@@ -84,6 +85,12 @@ class MegatronEngine:
         max_concurrent_samples: int,
         stop_ids: frozenset[int],
     ) -> None:
+        if policy.groups.layout.ep > 1:
+            # Expert-parallel ranks exchange tokens in every pass, and theirs differ in number.
+            raise ConfigError(
+                f"layout.ep={policy.groups.layout.ep} does not go with rollout.engine=megatron, "
+                "whose data-parallel ranks decode on their own; set layout.ep=1"
+            )
         self.policy = policy
         self.tokenizer = tokenizer
         self.max_concurrent_samples = max_concurrent_samples

@@ -22,7 +22,14 @@ LAYERS = {
     "words": ["stages", "errors"],
     "description": [
         *("config", "recipes", "planner"),
-        *("parallel.layout", "model.spec", "model.rope_spec", "refit.plan"),
+        *(
+            "parallel.layout",
+            "model.spec",
+            "model.rope_spec",
+            "model.expert_spec",
+            "model.family",
+            "refit.plan",
+        ),
     ],
     "logic": ["data", "rewards", "algorithms", "theory", "evaluation.scoring", "observability"],
     "machines": ["model", "rollout", "refit", "checkpoint", "parallel"],
@@ -40,7 +47,14 @@ HOMES = {
 }
 DESCRIPTION_MODULES = [
     *(f"config.{name}" for name in ("load", "schema", "sft", "checks")),
-    *("recipes", "parallel.layout", "model.spec", "model.rope_spec"),
+    *(
+        "recipes",
+        "parallel.layout",
+        "model.spec",
+        "model.rope_spec",
+        "model.expert_spec",
+        "model.family",
+    ),
 ]
 
 

@@ -173,7 +173,7 @@ def test_what_transformers_saves_is_read(tmp_path, family, new_family):
 @pytest.mark.parametrize(
     ("base", "change", "key"),
     [
-        pytest.param(LLAMA, {"architectures": ["MistralForCausalLM"]}, "Mistral", id="family"),
+        pytest.param(LLAMA, {"architectures": ["GemmaForCausalLM"]}, "Gemma", id="family"),
         pytest.param(LLAMA, {"architectures": None}, "architectures", id="no-family"),
         pytest.param(LLAMA, {"hidden_act": "gelu"}, "hidden_act=gelu", id="activation"),
         pytest.param(LLAMA, {"attention_bias": True}, "attention_bias", id="attention-bias"),

@@ -172,6 +172,12 @@ def test_layout_that_does_not_divide_names_the_key(degrees, message):
             id="experts",
         ),
         pytest.param({"ep": 2}, {}, r"layout\.ep=2 needs a model with experts", id="no-experts"),
+        pytest.param(
+            {"tp": 2},
+            {"num_experts": 6},
+            r"layout\.tp=2 .* needs layout\.sequence_parallel=true",
+            id="experts-without-sequence-parallel",
+        ),
     ],
 )
 def test_model_that_does_not_divide_names_the_key(degrees, model, message):
@@ -181,7 +187,7 @@ def test_model_that_does_not_divide_names_the_key(degrees, model, message):
 
 
 def test_model_that_divides_is_accepted():
-    layout = ParallelLayout(world_size=16, tp=4, pp=2, vpp=2, ep=2)
+    layout = ParallelLayout(world_size=16, tp=4, pp=2, vpp=2, ep=2, sequence_parallel=True)
     layout.check_model(num_layers=8, num_heads=8, num_kv_heads=4, num_experts=4)
 
 
