@@ -1,4 +1,4 @@
-"""Contender: our learner; ``shared`` computes a group's prompt once, ``repeated`` for each sample."""
+"""Contender: our learner, with a group's prompt ``shared``, or ``repeated`` for each sample."""
 
 from __future__ import annotations
 
