@@ -1,6 +1,6 @@
 """Time the policy update with the prompt computed once against other ways, side by side.
 
-    python tools/benchmark_update.py --trl-python trl-env/bin/python --output tests/records/update.json
+    python tools/benchmark_update.py --trl-python trl/bin/python --output tests/records/update.json
     python tools/benchmark_update.py --models tiny --rounds 1
 
 Contenders are processes of one thread that take turns on each shape: ours with a shared prompt,
@@ -52,7 +52,7 @@ class Contender:
 
     def __init__(self, command: Sequence[str]) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
