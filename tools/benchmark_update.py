@@ -174,7 +174,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the record."""
     git = read_git_state(ROOT)
     record = {
-        "what": "seconds of one group, one process of one thread, fp32; medians over rounds",
+        "what": "CPU seconds of one group, one process of one thread, fp32; medians over rounds",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per contender",
         "load": round(os.getloadavg()[0], 1),
         "commit": None if git is None else git.commit,

@@ -4,6 +4,9 @@ A contender is a process. It reads one JSON object per line, ``{"prompt": P, "re
 "group": G}``, and answers with ``{"logprobs_s": ..., "update_s": ...}``: seconds of a pass for
 log-probabilities, and of forward, backward and one AdamW step on a group of G responses of R
 tokens to one prompt of P tokens. fp32; token ids and advantages are random.
+
+Seconds are CPU time of the process, which has one thread: on an idle machine that is wall-clock
+time, and on a busy one the time it waited for a core does not count.
 """
 
 from __future__ import annotations
@@ -53,10 +56,10 @@ def config_of(model: str, *, longest: int) -> dict:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Wall-clock seconds."""
-    start = time.perf_counter()
+    """CPU seconds of this process."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def serve(answer: Callable[[Shape], dict[str, float]]) -> None:
