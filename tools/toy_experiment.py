@@ -3,9 +3,10 @@
     python tools/toy_experiment.py --output tests/records/toy_grpo.json
     python tools/toy_experiment.py --only outcome --seeds 0 --dry-run
 
-Every run is ``longrlvr train tiny_cpu`` with a few settings replaced, in one process; --workers says
-how many run side by side. A run that is finished in --runs is not repeated. The record holds, for each run, its
-settings and all held-out measurements, and for each experiment the mean over seeds.
+Every run is ``longrlvr train tiny_cpu`` with a few settings replaced, in one process; --workers
+says how many run side by side. A run that is finished in --runs is not repeated. The record
+holds, for each run, its settings and all held-out measurements, and for each experiment the mean
+over seeds.
 """
 
 from __future__ import annotations
