@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,evaluate,report}``.
+"""The command line: ``longrlvr {train,sft,evaluate,score,report,audit,theory}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.
@@ -48,11 +48,42 @@ from. The recipe's evaluation section says on what:
   longrlvr evaluate runs/quickstart/longrlvr
   longrlvr evaluate runs/quickstart/longrlvr evaluation.temperature=0 evaluation.num_prompts=512
   longrlvr evaluate tiny_cpu --json start.json
+
+A benchmark is asked from local files. Its settings are a YAML file, see config/benchmark.py:
+
+  longrlvr evaluate runs/mine --benchmark ruler.yaml --output outputs/ruler
+"""
+_SCORE_EXAMPLES = """
+Scores responses that are already there, by the published rule of their benchmark and by stricter
+ones, with 95 % intervals. Formats of RULER, LongBench v2, LongReason and samples/*.jsonl are
+recognised; name the fields of any other:
+
+  longrlvr score outputs/ruler.jsonl outputs/longreason.jsonl.gz
+  longrlvr score before.jsonl after.jsonl --compare --json scores.json --csv scores.csv
+  longrlvr score mine.jsonl --field response=output --field reference=target --field id=key
 """
 _REPORT_EXAMPLES = """
 Builds one self-contained HTML page from what the runs logged; nothing is computed again:
 
   longrlvr report runs/quickstart/outcome_only runs/quickstart/longrlvr --output report.html
+"""
+_AUDIT_EXAMPLES = """
+Reads JSON lines and parquet in either schema and reports what training would refuse or learn
+wrongly: malformed records, bad evidence ids, evidence beyond the prompt limit, leaked answers,
+near-duplicate questions, overlap with evaluation data.
+
+  longrlvr audit train.parquet --tokenizer MODEL_DIR --max-prompt 32768
+  longrlvr audit a.jsonl b.jsonl --tokenizer MODEL_DIR --max-prompt 32768 --eval heldout.jsonl \\
+      --json audit.json --html audit.html --strict
+
+Exit codes: 0 no errors (with --strict: nothing at all) was found, 1 something was, 2 a setting or
+a file name is wrong.
+"""
+_THEORY_EXAMPLES = """
+Computes, on the small model in which the paper argues, the gradient that each reward sends to an
+evidence chunk, by formula and from samples, and trains on it. Writes theory.json and figures:
+
+  longrlvr theory --output theory/
 """
 
 
@@ -76,12 +107,40 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("target", metavar="RUN_DIR|RECIPE")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+    evaluate.add_argument(
+        "--benchmark", metavar="FILE", help="ask RULER-QA, LongBench v2 or LongReason instead"
+    )
+    evaluate.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the benchmark's outputs go; can go on"
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics here too")
+
+    score = _command(commands, "score", "score files of model outputs", _SCORE_EXAMPLES, _score)
+    score.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    score.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME",
+        help="field of an unknown format; roles: response, reference, id, cell, evidence, stored",
+    )
+    score.add_argument(
+        "--compare", action="store_true", help="test the second file against the first"
+    )
+    score.add_argument("--json", type=Path, metavar="FILE", help="write everything here too")
+    score.add_argument("--csv", type=Path, metavar="FILE", help="write the scores here too")
+    score.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
 
     report = _command(commands, "report", "build the HTML report", _REPORT_EXAMPLES, _report)
     report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=Path, required=True, metavar="FILE")
     report.add_argument("--title", help="heading of the page")
+    _add_audit(commands)
+    theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
+    theory.add_argument("--output", type=Path, required=True, metavar="DIR")
+    theory.add_argument("--seed", type=int, default=0)
+    theory.add_argument("--samples", type=_positive, default=400_000, help="per sampled gradient")
+    theory.add_argument("--steps", type=_positive, default=400, help="of each learning curve")
     return parser
 
 
@@ -138,6 +197,33 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = _command(commands, "audit", "check data files before training", _AUDIT_EXAMPLES, _audit)
+    audit.add_argument("data", nargs="+", type=Path, metavar="DATA", help=".jsonl or .parquet")
+    audit.add_argument("--tokenizer", type=Path, required=True, metavar="MODEL_DIR")
+    audit.add_argument("--max-prompt", type=_positive, required=True, metavar="TOKENS")
+    audit.add_argument(
+        "--cut",
+        choices=["left", "right", "middle"],
+        default="left",
+        help="where longer prompts lose tokens; training cuts on the left (default)",
+    )
+    audit.add_argument(
+        "--eval", nargs="+", type=Path, default=[], metavar="DATA", help="data that is measured on"
+    )
+    audit.add_argument("--json", type=Path, metavar="FILE", help="write every finding here")
+    audit.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page here")
+    audit.add_argument("--strict", action="store_true", help="fail on warnings as well")
+    audit.add_argument("--workers", type=_positive, help="processes; default one a core")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
 # Heavy libraries are imported inside the commands, so that --help and --dry-run answer at once.
 
 
@@ -169,6 +255,8 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.benchmark is not None:
+        return _evaluate_benchmark(arguments)
     from megatron_longrlvr.evaluation.command import evaluate_target
 
     metrics = evaluate_target(arguments.target, arguments.overrides)
@@ -177,11 +265,76 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_benchmark(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.evaluation.benchmarks.command import evaluate_benchmark
+
+    if arguments.output is None:
+        raise ConfigError("--benchmark needs --output DIR for the outputs")
+    evaluate_benchmark(
+        arguments.target,
+        arguments.overrides,
+        benchmark=arguments.benchmark,
+        folder=arguments.output,
+        json_path=arguments.json,
+    )
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.evaluation.scoring.command import (
+        ScoreOptions,
+        parse_field_mapping,
+        score_files,
+    )
+
+    options = ScoreOptions(
+        paths=arguments.files,
+        field_by_role=parse_field_mapping(arguments.field),
+        has_comparison=arguments.compare,
+        json_path=arguments.json,
+        csv_path=arguments.csv,
+        num_processes=arguments.processes,
+    )
+    score_files(options)
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from megatron_longrlvr.reporting.page import build_report
 
     path = build_report(arguments.run_dirs, arguments.output, title=arguments.title)
     print(path)  # noqa: T201 - the command's result
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.data.audit.report import AuditRequest
+    from megatron_longrlvr.data.reachability import Cut
+    from megatron_longrlvr.reporting.audit_command import audit, default_workers
+
+    paths = (*arguments.data, *arguments.eval)
+    request = AuditRequest(
+        data=tuple(arguments.data),
+        eval_data=tuple(arguments.eval),
+        tokenizer=arguments.tokenizer,
+        max_prompt_tokens=arguments.max_prompt,
+        cut=Cut(arguments.cut),
+        num_workers=arguments.workers or default_workers(paths),
+    )
+    report = audit(request, json_path=arguments.json, html_path=arguments.html)
+    return 0 if report.is_acceptable(strict=arguments.strict) else FAILED_EXIT_CODE
+
+
+def _theory(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.theory.command import study_theory
+
+    paths = study_theory(
+        arguments.output,
+        seed=arguments.seed,
+        num_samples=arguments.samples,
+        num_steps=arguments.steps,
+    )
+    print("\n".join(map(str, paths)))  # noqa: T201 - the command's result
     return 0
 
 

@@ -132,8 +132,20 @@ class AdvantageBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A run of tokens in a packed row: a whole sample, a shared prompt, or one response to it."""
+
+    num_tokens: int
+    continues: int | None = None
+    """Index of the segment whose tokens come before these; None where a sample starts here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """Whole samples packed one after the other, without padding, for one forward pass.
+
+    Samples of a group may share their prompt: it stands once, as a segment that each of their
+    responses continues.
 
     Index t speaks about token t itself: its advantage, its log-probability. The learner alone
     shifts by one, where it meets logits.
@@ -144,8 +156,8 @@ class MicroBatch:
     token_ids: Tensor
     """[T] int64."""
 
-    cu_seqlens: Tensor
-    """[S + 1] int32 cumulative sample lengths (prompt and response), starting at 0."""
+    segments: Sequence[Segment]
+    """In order, without gaps: their tokens add up to T."""
 
     is_response: Tensor
     """[T] bool; True where the policy wrote the token."""
@@ -172,6 +184,11 @@ class PackedBatch:
     micro_batches: Sequence[MicroBatch]
     num_global_response_tokens: int
     num_global_samples: int
+    num_repeated_prompt_tokens: int
+    """Prompt tokens computed again because a group did not fit into one micro-batch."""
+
+    load_imbalance: float
+    """Work of the busiest rank over the mean of all; 1 is even."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

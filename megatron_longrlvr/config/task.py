@@ -45,11 +45,14 @@ class DataConfig(Section):
 
     train: DataSource
     max_prompt_tokens: int = Field(gt=0)
-    """Prompts above this are never cut."""
+    """Longest prompt that is used whole, chat markup included."""
 
-    overlong_prompts: Literal["refuse", "drop"] = "refuse"
-    """What a prompt above ``max_prompt_tokens`` does: end the run with its name, or leave it out
-    and count it."""
+    overlong_prompts: Literal["refuse", "drop", "cut"] = "refuse"
+    """What a prompt above ``max_prompt_tokens`` does: end the run with its name, be left out and
+    counted, or lose its first tokens, which are the instruction and the first chunks."""
+
+    allow_unreachable_evidence: bool = False
+    """Whether prompts may be used whose evidence is blank or cut off; else they end the run."""
 
 
 class ContextRewardConfig(Section):
@@ -75,8 +78,20 @@ class RewardsConfig(Section):
     """``strict``: exactly one block of each kind, else no reward (the paper's rule);
     ``tolerant``: the last complete block after the reasoning, case and spacing forgiven."""
 
-    answer: Literal["exact", "normalized", "unordered"] = "normalized"
-    """How the answer is compared with the reference; ``unordered`` compares word multisets."""
+    answer: Literal[
+        "exact",
+        "normalized",
+        "unordered",
+        "choice",
+        "number",
+        "date",
+        "yes_no",
+        "list",
+        "token_f1",
+        "containment",
+    ] = "normalized"
+    """How the answer is compared with the reference; ``rewards/answer/`` holds a file for each,
+    with what it reads and what it leaves undecided."""
 
 
 class EvaluationConfig(Section):

@@ -92,8 +92,13 @@ class AlgorithmConfig(Section):
     entropy_coefficient: float = Field(default=0.0, ge=0)
     kl: KlConfig = KlConfig()
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+    shared_prompt: bool = True
+    """Compute a group's prompt once instead of once per sample. Loss and gradients are the same;
+    a 64K prompt with eight 4K responses costs about a fifth."""
+
     micro_batch_tokens: int = Field(gt=0)
-    """Token budget of one forward pass; a sample above it is a micro-batch of its own."""
+    """Token budget of one forward pass. A group above it is split, and its prompt computed once
+    for each part; a single sample above it is a micro-batch of its own."""
 
 
 class TrainerConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_longrlvr.config.task import DataSource, FileDataConfig
-from megatron_longrlvr.data.dataset import load_prompts
+from megatron_longrlvr.data.dataset import LoadedPrompts, load_prompts
 from megatron_longrlvr.data.sources import FilePromptSource, PromptSource
 from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.data.toy_source import ToyPromptSource
@@ -18,19 +18,21 @@ def build_prompt_source(
     *,
     max_prompt_tokens: int,
     overlong: str,
+    allow_unreachable_evidence: bool = False,
     seed: int,
-) -> tuple[PromptSource, int]:
+) -> tuple[PromptSource, list[str]]:
     """Open a source.
 
     Args:
         config: Which source.
         tokenizer: The policy's.
         max_prompt_tokens: Longest prompt that is used.
-        overlong: ``"refuse"`` or ``"drop"``, for prompts above it.
+        overlong: ``"refuse"``, ``"drop"`` or ``"cut"``, for prompts above it.
+        allow_unreachable_evidence: Whether prompts may be used whose evidence cannot be read.
         seed: Order of the prompts, where the source shuffles.
 
     Returns:
-        The source, and the number of prompts that were dropped for their length.
+        The source, and what happened to prompts for their length, a sentence each.
 
     Raises:
         DataError: A record cannot be used; names file and record.
@@ -41,10 +43,11 @@ def build_prompt_source(
             [Path(path) for path in config.paths],
             tokenizer=tokenizer,
             max_prompt_tokens=max_prompt_tokens,
-            overlong=overlong,  # type: ignore[arg-type] # the schema's own two words
+            overlong=overlong,  # type: ignore[arg-type] # the schema's own words
+            allow_unreachable_evidence=allow_unreachable_evidence,
         )
         files = FilePromptSource(loaded.prompts, seed=seed, shuffle=config.shuffle)
-        return files, loaded.num_dropped_overlong
+        return files, _tell_lengths(loaded, max_prompt_tokens)
     source = ToyPromptSource(config, tokenizer)
     longest = max(len(prompt.token_ids) for prompt in source.draw(1))
     source.restore(0)
@@ -54,4 +57,13 @@ def build_prompt_source(
             f"data.max_prompt_tokens={max_prompt_tokens} is below the {longest} tokens of the toy "
             f"task's prompts with num_chunks={config.num_chunks}"
         )
-    return source, 0
+    return source, []
+
+
+def _tell_lengths(loaded: LoadedPrompts, max_prompt_tokens: int) -> list[str]:
+    counts = {"left out": loaded.num_dropped_overlong, "cut the beginning of": loaded.num_cut}
+    return [
+        f"{verb} {count} prompts above {max_prompt_tokens} tokens"
+        for verb, count in counts.items()
+        if count
+    ]

@@ -1,25 +1,24 @@
 """Read prompts from JSON lines and parquet files.
 
 A bad record ends the run before it starts, with file and line or row; see ``records.py`` for the
-two schemas. Prompts above the length limit are refused, or left out and counted; never cut, since
-a cut document may lose the evidence that its annotation names.
+two schemas. Prompts above the length limit are refused, left out and counted, or cut on the left;
+a prompt whose evidence cannot be read any more is refused even then, unless the recipe says
+otherwise.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from megatron_longrlvr.data.records import FIELDS, RawRecord, parse_record
+from megatron_longrlvr.data.raw_rows import decode_batch, iter_batches
+from megatron_longrlvr.data.reachability import Cut, find_chunks, kept_tokens, measure_reach
+from megatron_longrlvr.data.records import RawRecord, parse_record
 from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.errors import DataError
 from megatron_longrlvr.stages import Prompt
-
-# Rows decoded at a time: at 200 KB of text a row, about 13 MB.
-_PARQUET_BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +28,9 @@ class LoadedPrompts:
     prompts: tuple[Prompt, ...]
     num_dropped_overlong: int
     """Prompts left out because they exceed the length limit."""
+
+    num_cut: int = 0
+    """Prompts that lost their beginning to the length limit."""
 
 
 def iter_records(paths: Iterable[Path]) -> Iterator[RawRecord]:
@@ -41,14 +43,11 @@ def iter_records(paths: Iterable[Path]) -> Iterator[RawRecord]:
             the file and, from 1, the line or row.
     """
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"no data file {path}")
-        readers = {".jsonl": _iter_json_lines, ".parquet": _iter_parquet_rows}
-        reader = readers.get(path.suffix)
-        if reader is None:
-            raise DataError(f"{path} must end in {' or '.join(readers)}")
-        for number, content in reader(path):
-            yield parse_record(content, path=path, number=number)
+        for batch in iter_batches(path):
+            for row in decode_batch(batch):
+                if row.problem is not None:
+                    raise DataError(f"{path}:{row.number}: {row.problem}")
+                yield parse_record(row.content, path=path, number=row.number)
 
 
 def load_prompts(
@@ -56,7 +55,8 @@ def load_prompts(
     *,
     tokenizer: Tokenizer,
     max_prompt_tokens: int,
-    overlong: Literal["refuse", "drop"],
+    overlong: Literal["refuse", "drop", "cut"],
+    allow_unreachable_evidence: bool = False,
 ) -> LoadedPrompts:
     """Read and tokenise every prompt of the files.
 
@@ -64,15 +64,17 @@ def load_prompts(
         paths: Files, read in this order.
         tokenizer: Renders the chat and measures the prompt.
         max_prompt_tokens: Upper bound, chat markup included.
-        overlong: What a prompt above the bound does: end the run, or be left out and counted.
+        overlong: What a prompt above the bound does: end the run, be left out and counted, or lose
+            its first tokens.
+        allow_unreachable_evidence: Whether prompts may be used whose evidence is blank or cut off.
 
     Raises:
         DataError: As `iter_records`; two records share an id, a prompt is too long under
-            ``"refuse"``, or no prompt is left.
+            ``"refuse"``, evidence cannot be read, or no prompt is left.
     """
     place_by_id: dict[str, str] = {}
     prompts: list[Prompt] = []
-    num_dropped = 0
+    num_dropped = num_cut = 0
     for record in iter_records(paths):
         if earlier := place_by_id.get(record.prompt_id):
             raise DataError(
@@ -80,24 +82,47 @@ def load_prompts(
             )
         place_by_id[record.prompt_id] = record.place
         prompt = _tokenize(record, tokenizer)
-        if len(prompt.token_ids) <= max_prompt_tokens:
-            prompts.append(prompt)
-        elif overlong == "drop":
-            num_dropped += 1
-        else:
+        unreachable = blank_evidence(record)
+        if len(prompt.token_ids) > max_prompt_tokens:
+            if overlong == "drop":
+                num_dropped += 1
+                continue
+            if overlong == "refuse":
+                raise DataError(
+                    f"{record.place}: the prompt has {len(prompt.token_ids)} tokens, above "
+                    f"data.max_prompt_tokens={max_prompt_tokens}; raise it or set "
+                    "data.overlong_prompts=drop or cut"
+                )
+            prompt, lost = _cut_left(prompt, record, tokenizer, limit=max_prompt_tokens)
+            unreachable |= lost
+            num_cut += 1
+        if unreachable and not allow_unreachable_evidence:
             raise DataError(
-                f"{record.place}: the prompt has {len(prompt.token_ids)} tokens, above "
-                f"data.max_prompt_tokens={max_prompt_tokens}; raise it or set "
-                "data.overlong_prompts=drop"
+                f"{record.place}: evidence {sorted(unreachable)} is blank or cut off at "
+                f"data.max_prompt_tokens={max_prompt_tokens}, so citing it cannot be learned; "
+                "repair or drop the prompt, or set data.allow_unreachable_evidence=true"
             )
+        prompts.append(prompt)
     if not prompts:
         names = ", ".join(map(str, paths))
         raise DataError(f"no prompt to use in {names}: {num_dropped} dropped as too long")
-    return LoadedPrompts(prompts=tuple(prompts), num_dropped_overlong=num_dropped)
+    return LoadedPrompts(prompts=tuple(prompts), num_dropped_overlong=num_dropped, num_cut=num_cut)
+
+
+def blank_evidence(record: RawRecord) -> set[int]:
+    """Evidence chunks without any text."""
+    return {
+        chunk_id for chunk_id in record.evidence_chunk_ids if not record.chunks[chunk_id].strip()
+    }
+
+
+def render_record(record: RawRecord, tokenizer: Tokenizer) -> str:
+    """The prompt as text, chat markup included."""
+    return tokenizer.render_messages([asdict(message) for message in record.messages])
 
 
 def _tokenize(record: RawRecord, tokenizer: Tokenizer) -> Prompt:
-    text = tokenizer.render_messages([asdict(message) for message in record.messages])
+    text = render_record(record, tokenizer)
     return Prompt(
         prompt_id=record.prompt_id,
         text=text,
@@ -109,34 +134,17 @@ def _tokenize(record: RawRecord, tokenizer: Tokenizer) -> Prompt:
     )
 
 
-def _iter_json_lines(path: Path) -> Iterator[tuple[int, object]]:
-    # Read as bytes, so that a line of broken UTF-8 can be named.
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line.decode("utf-8"))
-                if b"\\ud" in line.lower():
-                    # Half of a surrogate pair is JSON, but no text that could be tokenised.
-                    json.dumps(content, ensure_ascii=False).encode("utf-8")
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: not a JSON record: {error}") from error
-            yield number, content
-
-
-def _iter_parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
-    # Kept out of the import of this module: JSON lines need no pyarrow.
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as table:
-            columns = [name for name in table.schema_arrow.names if name in FIELDS]
-            for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
-                for content in batch.to_pylist():
-                    number += 1
-                    yield number, content
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: unreadable parquet after row {number}: {error}") from error
+def _cut_left(
+    prompt: Prompt, record: RawRecord, tokenizer: Tokenizer, *, limit: int
+) -> tuple[Prompt, set[int]]:
+    """The end of a prompt, and the evidence that is not wholly in it."""
+    (encoded,) = tokenizer.encode_with_offsets([prompt.text])
+    kept = kept_tokens(len(prompt.token_ids), limit=limit, cut=Cut.LEFT)
+    spans = find_chunks(prompt.text, content=record.document_message, chunks=record.chunks)
+    reaches = measure_reach(encoded, spans, kept=kept, unknown_id=None)
+    reachable = {reach.chunk_id for reach in reaches if reach.is_reachable}
+    first = kept[0].start
+    cut = replace(
+        prompt, text=prompt.text[encoded.starts[first] :], token_ids=prompt.token_ids[first:]
+    )
+    return cut, set(record.evidence_chunk_ids) - reachable

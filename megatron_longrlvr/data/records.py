@@ -66,6 +66,11 @@ class RawRecord:
     evidence_chunk_ids: frozenset[int]
     reference_answers: tuple[str, ...]
 
+    @property
+    def document_message(self) -> str:
+        """The last user message, which holds document and question."""
+        return last_user_content(self.messages)
+
 
 def parse_record(content: object, *, path: Path, number: int) -> RawRecord:
     """Check one decoded JSON object or parquet row.
@@ -96,7 +101,7 @@ def parse_record(content: object, *, path: Path, number: int) -> RawRecord:
 
 def _read_verl(fields: Mapping[str, Any], *, place: str, row_id: str, stem: str) -> RawRecord:
     messages = _read_messages(fields["prompt"])
-    parsed = parse_prompt(_last_user_content(messages))
+    parsed = parse_prompt(last_user_content(messages))
     _read(fields, "data_source", str)
     answers = _read(fields, "reward_model", dict).get("ground_truth")
     extra = _read(fields, "extra_info", dict)
@@ -155,7 +160,12 @@ def _read_messages(value: object) -> tuple[ChatMessage, ...]:
     return tuple(messages)
 
 
-def _last_user_content(messages: Sequence[ChatMessage]) -> str:
+def last_user_content(messages: Sequence[ChatMessage]) -> str:
+    """What the user said last.
+
+    Raises:
+        ValueError: Nobody but system and assistant speaks.
+    """
     for message in reversed(messages):
         if message.role == "user":
             return message.content

@@ -5,10 +5,42 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from megatron_longrlvr.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedText:
+    """Tokens of a text with the characters that each stands for."""
+
+    token_ids: npt.NDArray[np.int64]
+    """[T]"""
+
+    starts: npt.NDArray[np.int64]
+    """[T] first character of each token; never falls."""
+
+    ends: npt.NDArray[np.int64]
+    """[T] character after each token; never falls."""
+
+    def tokens_of(self, start: int, end: int) -> range:
+        """Places of the tokens that overlap ``text[start:end]``; none for an empty piece."""
+        if start >= end:
+            return range(0)
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        after = int(np.searchsorted(self.starts, end, side="left"))
+        return range(first, max(first, after))
+
+    def count(self, token_id: int | None, places: range) -> int:
+        """How often a token occurs at some consecutive places; never, where it is None."""
+        if token_id is None:
+            return 0
+        return int(np.count_nonzero(self.token_ids[places.start : places.stop] == token_id))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +69,22 @@ class Tokenizer:
         """Token ids of a text as it stands; special tokens spelled in it are recognised."""
         ids = self.backend.encode(text, add_special_tokens=False)
         return [int(token_id) for token_id in ids]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[EncodedText]:
+        """As `encode`, for many texts at once, with the characters of each token.
+
+        Raises:
+            ConfigError: The tokenizer does not know where its tokens come from.
+        """
+        if not self.backend.is_fast:
+            raise ConfigError(
+                "this tokenizer cannot tell which characters a token stands for; it needs a "
+                "tokenizer.json"
+            )
+        encodings = self.backend.backend_tokenizer.encode_batch(
+            list(texts), add_special_tokens=False
+        )
+        return [_encoded_text(encoding) for encoding in encodings]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a response, without its stop and padding tokens."""
@@ -101,6 +149,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         pad_id=min(stop_ids) if pad_id is None else int(pad_id),
         vocab_size=len(backend),
     )
+
+
+def _encoded_text(encoding: Any) -> EncodedText:  # noqa: ANN401 - the library's Encoding
+    ids = np.array(encoding.ids, dtype=np.int64)
+    # Much faster than numpy on a list of pairs.
+    flat = np.fromiter(chain.from_iterable(encoding.offsets), dtype=np.int64, count=2 * len(ids))
+    return EncodedText(token_ids=ids, starts=flat[0::2], ends=flat[1::2])
 
 
 def _read_stop_ids(path: Path) -> frozenset[int]:

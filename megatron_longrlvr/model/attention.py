@@ -10,22 +10,21 @@ Shapes: L tokens on this rank, H query heads and M key/value heads on this rank,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.nn import functional
 
+from megatron_longrlvr.model.block_attention import attend_blocks
 from megatron_longrlvr.model.mcore import (
     MegatronModule,
     TransformerConfig,
     gather_from_sequence_parallel_region,
 )
 from megatron_longrlvr.model.rope import apply_rotary
-from megatron_longrlvr.model.sequence_plan import BlockBatch, SequencePlan
+from megatron_longrlvr.model.sequence_plan import SequencePlan
 
 
 class AttentionPlan(Protocol):
@@ -61,7 +60,7 @@ class PlannedAttention(MegatronModule):  # type: ignore[misc]
 
 @dataclass(frozen=True, kw_only=True)
 class PackedAttention:
-    """Causal attention within each packed sample; keys are gathered over context parallel ranks."""
+    """Attention by a sequence plan; keys are gathered over context-parallel ranks."""
 
     plan: SequencePlan
     cos: Tensor
@@ -84,30 +83,3 @@ class PackedAttention:
             )
             key, value = joined.split(key.size(-1), dim=-1)
         return attend_blocks(self.plan, query, key, value)
-
-
-def attend_blocks(plan: SequencePlan, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of [L, H, D] queries over the keys that a plan gives each of them: [L, H, D]."""
-    results = [_attend_block_batch(block, query, key, value) for block in plan.blocks]
-    flat = torch.cat([result.flatten(0, 1) for result in results])
-    return flat.index_select(0, plan.output_index)
-
-
-def _attend_block_batch(block: BlockBatch, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[B, Q, H, D] results of a batch of blocks."""
-    num_queries, num_keys = block.query_index.size(1), block.key_index.size(1)
-    mask: Any = None
-    if num_queries != num_keys:
-        # Lower right: the last query sees all keys. Size of one block, whatever the batch.
-        mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
-        mask = mask.tril(num_keys - num_queries)
-    out = functional.scaled_dot_product_attention(
-        query[block.query_index].transpose(1, 2),
-        key[block.key_index].transpose(1, 2),
-        value[block.key_index].transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=1.0 / math.sqrt(query.size(-1)),
-        enable_gqa=query.size(1) != key.size(1),
-    )
-    return out.transpose(1, 2)

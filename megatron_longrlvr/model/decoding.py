@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_longrlvr.model.attention import attend_blocks
+from megatron_longrlvr.model.block_attention import attend_blocks
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.model.rope import apply_rotary
 from megatron_longrlvr.model.sequence_plan import SequencePlan

@@ -1,7 +1,7 @@
 """One context-parallel rank's share of a micro-batch, aligned for prediction.
 
 Records index tokens by themselves: entry t speaks about token t. A model's output at a token
-predicts the next one. The shift between the two happens here and nowhere else.
+predicts the next one of its sample. The step between the two happens here and nowhere else.
 
 Shapes: T tokens of the micro-batch, L tokens on this rank (padding included), N response
 tokens predicted on this rank.
@@ -9,7 +9,9 @@ tokens predicted on this rank.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,10 +19,10 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrlvr.model.attention import PackedAttention
 from megatron_longrlvr.model.rope import inverse_frequencies, rotation
-from megatron_longrlvr.model.sequence_plan import plan_sequences
+from megatron_longrlvr.model.sequence_plan import SequencePlan, plan_sequences
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.stages import MicroBatch
+from megatron_longrlvr.stages import MicroBatch, Segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class LocalBatch:
 
     attention: PackedAttention
     selected: Tensor
-    """[N] int64 into the L tokens: those whose successor is a response token."""
+    """[N] int64 into the L tokens: those whose output predicts a response token, once for each."""
 
     target_ids: Tensor
     """[N] int64 token predicted at each selected place."""
@@ -54,28 +56,17 @@ def localize(
 
     Every sample's first token must belong to its prompt: nothing predicts it.
     """
-    lengths = micro_batch.cu_seqlens.diff().tolist()
     plan = plan_sequences(
-        lengths,
+        micro_batch.segments,
         cp=layout.cp,
         cp_rank=cp_rank,
         multiple=layout.sequence_multiple,
         device=device,
     )
     token_ids = micro_batch.token_ids.to(device)
-    is_response = micro_batch.is_response.to(device)
-    assert not is_response[micro_batch.cu_seqlens[:-1].to(device).long()].any(), (
-        "a sample starts with a response token, which nothing predicts"
-    )
-    # The last token of a sample is followed by the next sample's first, which is never a
-    # response token, so shifting the whole row crosses no boundary.
-    predicts_response = torch.zeros_like(is_response)
-    predicts_response[:-1] = is_response[1:]
-
+    selected, target_index = _predicted(micro_batch, plan, device)
     is_real = plan.token_index >= 0
     source = plan.token_index.clamp(min=0)
-    selected = torch.nonzero(is_real & predicts_response[source]).squeeze(1)
-    target_index = source[selected] + 1
     inverse, scaling = inverse_frequencies(spec.rope, spec.head_dim)
     cos, sin = rotation(plan.positions, inverse.to(device), scaling)
     return LocalBatch(
@@ -87,12 +78,44 @@ def localize(
     )
 
 
+def _predicted(
+    micro_batch: MicroBatch, plan: SequencePlan, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Outputs that predict response tokens on this rank: [N] local tokens, [N] what they predict.
+
+    The last token of a shared prompt predicts the first token of each of its responses, so it
+    may be there more than once.
+    """
+    predictors = _predictors(micro_batch.segments).to(device)
+    targets = torch.nonzero(micro_batch.is_response.to(device)).squeeze(1)
+    predictors = predictors[targets]
+    assert bool((predictors >= 0).all()), (
+        "a sample starts with a response token, which nothing predicts"
+    )
+    is_real = plan.token_index >= 0
+    local = torch.full((len(micro_batch.token_ids),), -1, dtype=torch.int64, device=device)
+    local[plan.token_index[is_real]] = torch.nonzero(is_real).squeeze(1)
+    rows = local[predictors]
+    is_here = rows >= 0
+    return rows[is_here], targets[is_here]
+
+
+def _predictors(segments: Sequence[Segment]) -> Tensor:
+    """[T] int64: the token whose output predicts each token; -1 where a sample starts."""
+    ends = list(accumulate(segment.num_tokens for segment in segments))
+    predictors = torch.arange(-1, ends[-1] - 1)
+    for segment, end in zip(segments, ends, strict=True):
+        before = -1 if segment.continues is None else ends[segment.continues] - 1
+        predictors[end - segment.num_tokens] = before
+    return predictors
+
+
 def placeholder(device: torch.device) -> MicroBatch:
     """A micro-batch without response tokens, for ranks that must take part with nothing to do."""
     zeros = torch.zeros(2, device=device)
     return MicroBatch(
         token_ids=zeros.long(),
-        cu_seqlens=torch.tensor([0, 2], dtype=torch.int32, device=device),
+        segments=(Segment(num_tokens=2),),
         is_response=zeros.bool(),
         advantages=zeros,
         behavior_logprobs=zeros,

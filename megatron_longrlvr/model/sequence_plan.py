@@ -1,25 +1,40 @@
-"""Which token attends to which, for packed samples on one context-parallel rank.
+"""Which token attends to which, for packed segments on one context-parallel rank.
 
-Samples are packed one after the other and nobody attends across samples. Attention is cut
-into blocks: a run of queries against a run of keys, causal from the lower right corner (the
-last query sees every key, the one before it all but the last, ...). A whole sample is such a
-block; so is each of the two pieces of a sample that a context-parallel rank holds. Blocks of
-about equal shape are batched, so the number of kernel calls does not grow with the samples.
+A micro-batch is a row of segments. A segment starts a sample, or continues a segment that it
+shares with others: the responses of a group all continue their prompt, which stands in the row
+once. A token attends to the whole of what its segment continues, and to its own segment up to
+itself; nobody attends elsewhere. Positions of a continuing segment go on from its prompt's end.
 
-Context parallelism uses megatron-core's zigzag order: a sample is cut into ``2 * cp`` chunks
-and rank r holds chunks r and ``2 * cp - 1 - r``, which makes causal work even.
+Attention is cut into blocks of two kinds, so that no mask is ever held:
 
-Shapes: T tokens of the micro-batch on all ranks (padding included), L tokens on this rank,
-B blocks, Q queries and K keys per block.
+    causal  a run of queries against the same run of keys, each seeing those up to itself
+    full    a run of queries that all see the whole of a run of keys
+
+Every token stands in one causal block; a response token also in a full block against its
+prompt, which serves all responses of the group at once; and, under context parallelism, one
+against what its segment holds before the token's own piece. ``block_attention.py`` merges what
+a token found in its blocks. Blocks of like shape are batched, so the number of kernel calls does
+not grow with the samples.
+
+Context parallelism uses megatron-core's zigzag order, for each segment by itself: it is cut into
+``2 * cp`` pieces and rank r holds pieces r and ``2 * cp - 1 - r``. So every rank holds the same
+number of a prompt's and of each response's tokens, and has the same number of pairs to compute.
+
+Shapes: T tokens of the micro-batch on all ranks (without padding), L tokens on this rank
+(padding included), B blocks, Q queries and K keys per block.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from megatron_longrlvr.model.token_runs import TokenRuns, token_runs
+from megatron_longrlvr.stages import Segment
 
 # A block joins a batch of longer ones while it fills at least this share of the width; below
 # it, a further kernel call is cheaper than the padding.
@@ -30,12 +45,13 @@ _MIN_FILL = 0.8
 class BlockBatch:
     """Attention blocks of one padded shape."""
 
-    query_index: Tensor
-    """[B, Q] int64 into this rank's tokens; a query beyond its block's end points to token 0 and
-    its result is never read."""
+    queries: TokenRuns
+    """[B, Q] of this rank's tokens."""
 
-    key_index: Tensor
-    """[B, K] int64 into the keys of all context-parallel ranks, rank after rank."""
+    keys: TokenRuns
+    """[B, K] of the keys of all context-parallel ranks, rank after rank."""
+
+    is_causal: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +64,28 @@ class SequencePlan:
     positions: Tensor
     """[L] int64 position within the sample, for rotary embedding; 0 at padding."""
 
-    blocks: Sequence[BlockBatch]
-    output_index: Tensor
-    """[L] int64 row of each token in the blocks' results, concatenated and flattened."""
+    causal: Sequence[BlockBatch]
+    """Every token of this rank, padding included, is a query of one of these."""
+
+    output_index: Tensor | None
+    """[L] int64 row of each token in the causal blocks' results, concatenated and flattened;
+    None where that is their order."""
+
+    full: Sequence[BlockBatch]
+    """Within one of these no token is a query twice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Block:
+    queries: Tensor
+    keys: Tensor
 
 
 def padded_lengths(lengths: Sequence[int], *, cp: int, multiple: int) -> list[int]:
     """Lengths after padding: each to ``2 * cp`` parts, then one more to fill the micro-batch.
 
     Args:
-        lengths: Tokens of each sample.
+        lengths: Tokens of each segment.
         cp: Context-parallel degree.
         multiple: The total must divide by this (``ParallelLayout.sequence_multiple``).
     """
@@ -68,65 +96,86 @@ def padded_lengths(lengths: Sequence[int], *, cp: int, multiple: int) -> list[in
 
 
 def plan_sequences(
-    lengths: Sequence[int], *, cp: int, cp_rank: int, multiple: int, device: torch.device
+    segments: Sequence[Segment], *, cp: int, cp_rank: int, multiple: int, device: torch.device
 ) -> SequencePlan:
-    """Lay packed samples out for one context-parallel rank.
+    """Lay packed segments out for one context-parallel rank.
 
     Args:
-        lengths: Tokens of each sample, in packing order; all above 0.
+        segments: In packing order, none empty; a segment that is continued starts a sample and
+            comes before those that continue it.
         cp: Context-parallel degree.
         cp_rank: This rank's place in its context-parallel group.
         multiple: The padded total divides by this.
         device: Where the index tensors live.
     """
-    padded = padded_lengths(lengths, cp=cp, multiple=multiple)
-    offsets = _starts(lengths)
-    local_starts = _starts([length // cp for length in padded])
+    padded = padded_lengths([segment.num_tokens for segment in segments], cp=cp, multiple=multiple)
     tokens_per_rank = sum(padded) // cp
-
     token_index: list[Tensor] = []
     positions: list[Tensor] = []
-    blocks: list[tuple[Tensor, Tensor]] = []
+    causal: list[_Block] = []
+    before: list[_Block] = []
+    real_keys: list[Tensor] = []
+    continuing: dict[int, list[Tensor]] = defaultdict(list)
+    offset, local_start = 0, 0
     for i, length in enumerate(padded):
+        segment = segments[i] if i < len(segments) else Segment(num_tokens=0)
         places = _held_places(length, cp=cp, rank=cp_rank)
-        real = lengths[i] if i < len(lengths) else 0
-        start = offsets[i] if i < len(lengths) else 0
-        token_index.append(torch.where(places < real, places + start, -1))
-        positions.append(torch.where(places < real, places, 0))
-        keys = _gathered_rows(length, cp=cp, start=local_starts[i], tokens_per_rank=tokens_per_rank)
-        local = torch.arange(len(places)) + local_starts[i]
-        piece = len(places) // 2 if cp > 1 else len(places)
-        for first in range(0, len(places), piece):
-            queries = local[first : first + piece]
-            last_place = int(places[first + piece - 1])
-            blocks.append((queries, keys[: last_place + 1]))
-    batches, output_index = _batch_blocks(blocks, num_tokens=tokens_per_rank, device=device)
+        is_real = places < segment.num_tokens
+        token_index.append(torch.where(is_real, places + offset, -1))
+        positions.append(torch.where(is_real, places + _first_position(segments, segment), 0))
+        keys = _gathered_rows(length, cp=cp, start=local_start, tokens_per_rank=tokens_per_rank)
+        real_keys.append(keys[: segment.num_tokens])
+        local = torch.arange(len(places)) + local_start
+        for piece, first in _pieces(local, places, cp=cp):
+            causal.append(_Block(queries=piece, keys=keys[first : first + len(piece)]))
+            if 0 < first < segment.num_tokens:
+                before.append(_Block(queries=piece, keys=keys[:first]))
+        if segment.continues is not None:
+            continuing[segment.continues].append(local[is_real])
+        offset += segment.num_tokens
+        local_start += len(places)
+    prompts = [
+        _Block(queries=torch.cat(runs), keys=real_keys[prompt])
+        for prompt, runs in continuing.items()
+    ]
+    batches, output_index = _batch_causal(causal, num_tokens=tokens_per_rank, device=device)
     return SequencePlan(
         token_index=torch.cat(token_index).to(device),
         positions=torch.cat(positions).to(device),
-        blocks=batches,
+        causal=batches,
         output_index=output_index,
+        full=[*_batch_full(before, device=device), *_batch_full(prompts, device=device)],
     )
 
 
-def _starts(lengths: Sequence[int]) -> list[int]:
-    starts, total = [], 0
-    for length in lengths:
-        starts.append(total)
-        total += length
-    return starts
+def _first_position(segments: Sequence[Segment], segment: Segment) -> int:
+    if segment.continues is None:
+        return 0
+    prompt = segments[segment.continues]
+    assert prompt.continues is None, "a continued segment starts a sample"
+    return prompt.num_tokens
 
 
 def _held_places(length: int, *, cp: int, rank: int) -> Tensor:
-    """Places within a sample that a rank holds, in its local order."""
+    """Places within a segment that a rank holds, in its local order."""
     if cp == 1:
         return torch.arange(length)
-    chunk = torch.arange(length // (2 * cp))
-    return torch.cat([chunk + rank * len(chunk), chunk + (2 * cp - 1 - rank) * len(chunk)])
+    piece = torch.arange(length // (2 * cp))
+    return torch.cat([piece + rank * len(piece), piece + (2 * cp - 1 - rank) * len(piece)])
+
+
+def _pieces(local: Tensor, places: Tensor, *, cp: int) -> list[tuple[Tensor, int]]:
+    """Runs of adjoining places that a rank holds of a segment, each with its first place."""
+    if not len(local):
+        return []
+    size = len(local) // 2 if cp > 1 else len(local)
+    return [
+        (local[start : start + size], int(places[start])) for start in range(0, len(local), size)
+    ]
 
 
 def _gathered_rows(length: int, *, cp: int, start: int, tokens_per_rank: int) -> Tensor:
-    """Row of each place of a sample in the keys gathered from all ranks."""
+    """Row of each place of a segment in the keys gathered from all ranks."""
     rows = torch.empty(length, dtype=torch.int64)
     for rank in range(cp):
         places = _held_places(length, cp=cp, rank=rank)
@@ -134,39 +183,55 @@ def _gathered_rows(length: int, *, cp: int, start: int, tokens_per_rank: int) ->
     return rows
 
 
-def _batch_blocks(
-    blocks: Sequence[tuple[Tensor, Tensor]], *, num_tokens: int, device: torch.device
-) -> tuple[list[BlockBatch], Tensor]:
-    """Batch blocks of like shape; causality hides the padding of square ones."""
-    order = sorted(range(len(blocks)), key=lambda i: [-len(index) for index in blocks[i]])
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and _fits(blocks[i], blocks[groups[-1][0]]):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+def _batch_causal(
+    blocks: Sequence[_Block], *, num_tokens: int, device: torch.device
+) -> tuple[list[BlockBatch], Tensor | None]:
+    """Batch square blocks of like size; causality hides the padding from real queries."""
+    order = sorted(range(len(blocks)), key=lambda i: -len(blocks[i].queries))
     batches: list[BlockBatch] = []
     output_index = torch.empty(num_tokens, dtype=torch.int64)
     row = 0
-    for group in groups:
-        width, depth = (len(index) for index in blocks[group[0]])
-        query_index = torch.zeros(len(group), width, dtype=torch.int64)
-        key_index = torch.zeros(len(group), depth, dtype=torch.int64)
-        for place, i in enumerate(group):
-            queries, keys = blocks[i]
-            query_index[place, : len(queries)] = queries
-            key_index[place, : len(keys)] = keys
-            output_index[queries] = torch.arange(len(queries)) + row + place * width
+    for group in _group_by_fill([blocks[i] for i in order]):
+        batch = _batch(group, is_causal=True, device=device)
+        width = batch.queries.width
+        for place, block in enumerate(group):
+            output_index[block.queries] = torch.arange(len(block.queries)) + row + place * width
         row += len(group) * width
-        batches.append(
-            BlockBatch(query_index=query_index.to(device), key_index=key_index.to(device))
-        )
-    return batches, output_index.to(device)
+        batches.append(batch)
+    is_in_order = row == num_tokens and bool((output_index == torch.arange(num_tokens)).all())
+    return batches, None if is_in_order else output_index.to(device)
 
 
-def _fits(block: tuple[Tensor, Tensor], widest: tuple[Tensor, Tensor]) -> bool:
-    shape, limit = [len(index) for index in block], [len(index) for index in widest]
-    if shape == limit:
-        return True
-    is_square = shape[0] == shape[1] and limit[0] == limit[1]
-    return is_square and shape[0] >= _MIN_FILL * limit[0]
+def _batch_full(blocks: Sequence[_Block], *, device: torch.device) -> list[BlockBatch]:
+    """Batch blocks of equally many keys and like numbers of queries.
+
+    Blocks against a prompt are one per prompt, and those of one segment against its earlier
+    places never have equally many keys, so either kind puts no token into two runs of a batch.
+    """
+    by_keys: dict[int, list[_Block]] = defaultdict(list)
+    for block in blocks:
+        if block.queries.numel():
+            by_keys[len(block.keys)].append(block)
+    return [
+        _batch(group, is_causal=False, device=device)
+        for alike in by_keys.values()
+        for group in _group_by_fill(sorted(alike, key=lambda block: -len(block.queries)))
+    ]
+
+
+def _group_by_fill(longest_first: Sequence[_Block]) -> list[list[_Block]]:
+    groups: list[list[_Block]] = []
+    for block in longest_first:
+        if groups and len(block.queries) >= _MIN_FILL * len(groups[-1][0].queries):
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    return groups
+
+
+def _batch(blocks: Sequence[_Block], *, is_causal: bool, device: torch.device) -> BlockBatch:
+    return BlockBatch(
+        queries=token_runs([block.queries for block in blocks], device=device),
+        keys=token_runs([block.keys for block in blocks], device=device),
+        is_causal=is_causal,
+    )

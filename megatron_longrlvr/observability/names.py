@@ -73,6 +73,24 @@ UPDATE_ENTROPY_MEAN = "update/entropy_mean"
 UPDATE_LR = "update/lr"
 UPDATE_SKIPPED = "update/skipped"
 
+# How the update's tokens were packed.
+PACKING_PADDING_FRAC = "packing/padding_frac"
+"""Share of the tokens run through the model that stand for nothing."""
+
+PACKING_REPEATED_PROMPT_FRAC = "packing/repeated_prompt_frac"
+"""Share that is a prompt computed again, because its group was split over micro-batches."""
+
+PACKING_LOAD_IMBALANCE = "packing/load_imbalance"
+"""FLOPs of the busiest data-parallel rank over the mean of all; worst update of the step."""
+
+# Model FLOPs of all ranks, and their share of the devices' peak where that is known.
+FLOPS_GENERATE_TFLOP = "flops/generate_tflop"
+FLOPS_LOGPROBS_TFLOP = "flops/logprobs_tflop"
+FLOPS_UPDATE_TFLOP = "flops/update_tflop"
+MFU_GENERATE_FRAC = "mfu/generate_frac"
+MFU_LOGPROBS_FRAC = "mfu/logprobs_frac"
+MFU_UPDATE_FRAC = "mfu/update_frac"
+
 # Where the time of a step went.
 TIMING_GENERATE_S = "timing/generate_s"
 TIMING_SCORE_S = "timing/score_s"

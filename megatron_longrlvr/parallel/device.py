@@ -43,6 +43,18 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+# Dense bf16 tensor-core peaks in 1e12 FLOP/s, from NVIDIA's data sheets of the SXM modules.
+_PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "GB200": 2500.0}
+
+
+def peak_tflops() -> float | None:
+    """Peak rate of this device in 1e12 FLOP/s (dense, bf16); None where it is not known."""
+    if not has_cuda():
+        return None
+    words = torch.cuda.get_device_name().replace("-", " ").split()
+    return next((peak for name, peak in _PEAK_TFLOPS.items() if name in words), None)
+
+
 def peak_memory_gib() -> float:
     """Most memory in use so far: allocated on the GPU, or resident in this process on the CPU."""
     if has_cuda():

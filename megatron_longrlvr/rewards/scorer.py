@@ -16,7 +16,7 @@ from megatron_longrlvr.data.response_format import (
     parse_strict,
     parse_tolerant,
 )
-from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_score
+from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_verdict
 from megatron_longrlvr.rewards.composite import CompositeReward, compose_reward
 from megatron_longrlvr.stages import (
     FinishReason,
@@ -81,7 +81,7 @@ class RewardScorer:
     def _reward(self, prompt: Prompt, parsed: ParsedResponse) -> CompositeReward:
         answer = 0.0
         if parsed.answer is not None:
-            answer = best_score(self._verify, parsed.answer, prompt.reference_answers)
+            answer = best_verdict(self._verify, parsed.answer, prompt.reference_answers).score
         return compose_reward(
             self._config,
             answer=answer,

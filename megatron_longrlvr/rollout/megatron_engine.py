@@ -40,6 +40,7 @@ from megatron_longrlvr.stages import (
     PromptBatch,
     RolloutBatch,
     Sample,
+    Segment,
 )
 
 # Prompt tokens per prefill pass; prompts are packed up to it, a longer one goes alone.
@@ -147,7 +148,11 @@ class MegatronEngine:
         prompts = [prompt for slot in slots if (prompt := state.slots[slot]) is not None]
         lengths = [len(prompt.token_ids) for prompt in prompts]
         plan = plan_sequences(
-            lengths, cp=1, cp_rank=0, multiple=self._token_multiple(), device=device()
+            [Segment(num_tokens=length) for length in lengths],
+            cp=1,
+            cp_rank=0,
+            multiple=self._token_multiple(),
+            device=device(),
         )
         cos, sin = rotation(plan.positions, self._inverse_frequencies, self._rope_scaling)
         attention = PrefillAttention(

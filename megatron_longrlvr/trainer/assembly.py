@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
+from megatron_longrlvr.algorithms.packing import Peers
 from megatron_longrlvr.checkpoint.manifest import latest
 from megatron_longrlvr.checkpoint.store import load_checkpoint
 from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
 from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.evaluation.runner import Evaluator
+from megatron_longrlvr.model.flops import forward_flops, group_work
 from megatron_longrlvr.model.learner import Learner, LearnerSettings
 from megatron_longrlvr.model.policy import Policy, load_policy
 from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
-from megatron_longrlvr.parallel.collectives import all_ranks_agree, broadcast_object, sum_over
+from megatron_longrlvr.parallel.collectives import (
+    all_ranks_agree,
+    broadcast_object,
+    gather_objects,
+)
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
@@ -66,11 +74,12 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
     tokenizer = load_tokenizer(model_folder(config.model.path))
     learner = build_learner(config, groups)
     engine = build_engine(config, learner.policy, tokenizer)
-    source, num_dropped = build_prompt_source(
+    source, length_notes = build_prompt_source(
         config.data.train,
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong_prompts,
+        allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.run.seed,
     )
     scorer = RewardScorer(config.rewards)
@@ -93,8 +102,8 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
         )
     if checkpoint is not None:
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
-    if num_dropped:
-        journal.say(f"left out {num_dropped} prompts above {config.data.max_prompt_tokens} tokens")
+    for note in length_notes:
+        journal.say(note)
     collector = Collector(
         source=source,
         engine=engine,
@@ -121,7 +130,8 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
             publisher=engine,
             algorithm=config.algorithm,
             max_response_tokens=config.rollout.max_response_tokens,
-            sum_over_ranks=lambda counts: _sum_counts(counts, groups),
+            peers=data_parallel_peers(groups),
+            cost=training_cost(learner.policy.spec, config.algorithm),
         ),
         evaluator=build_evaluator(config, groups, engine, tokenizer),
         trainer=config.trainer,
@@ -185,6 +195,7 @@ def build_evaluator(
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong_prompts,
+        allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.evaluation.seed,
     )
     prompts = source.draw(config.evaluation.num_prompts)
@@ -198,5 +209,18 @@ def build_evaluator(
     )
 
 
-def _sum_counts(counts: tuple[int, ...], groups: ProcessGroups) -> tuple[int, ...]:
-    return tuple(int(total) for total in sum_over(groups.dp, counts))
+def data_parallel_peers(groups: ProcessGroups) -> Peers:
+    """The ranks that packing deals groups to."""
+    return Peers(rank=groups.dp_rank, gather=lambda value: gather_objects(value, groups.dp))
+
+
+def training_cost(spec: ModelSpec, algorithm: AlgorithmConfig) -> GroupCost:
+    """FLOPs of training on a group."""
+
+    def cost(shape: GroupShape) -> float:
+        work = group_work(
+            shape.num_prompt_tokens, shape.response_tokens, shared_prompt=algorithm.shared_prompt
+        )
+        return forward_flops(spec, work)
+
+    return cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megatron_longrlvr.checkpoint.manifest import checkpoint_directory, prune
@@ -9,6 +10,7 @@ from megatron_longrlvr.checkpoint.run_state import RunState
 from megatron_longrlvr.checkpoint.store import save_checkpoint
 from megatron_longrlvr.config.training import TrainerConfig
 from megatron_longrlvr.evaluation.runner import Evaluator
+from megatron_longrlvr.observability import names
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.trainer.interrupt import StopRequest
@@ -17,6 +19,7 @@ from megatron_longrlvr.trainer.report_step import save_samples, step_metrics
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.step import StepParts, run_step
+from megatron_longrlvr.trainer.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +47,12 @@ def train(run: TrainingRun, stop: StopRequest) -> bool:
     """
     if run.first_step == 0:
         _evaluate(run, step=0)
+    workload = _workload(run)
     for step in range(run.first_step + 1, run.trainer.steps + 1):
         outcome = run_step(run.parts, step=step)
-        run.journal.record_step(step, step_metrics(outcome, run.groups))
+        metrics = step_metrics(outcome, run.groups, workload)
+        run.journal.record_step(step, metrics)
+        _warn_of_repeated_prompts(run, step, metrics)
         is_last = step == run.trainer.steps
         if Every(run.trainer.sample_every).is_due(step) or is_last:
             save_samples(outcome, run.groups, run.run_dir.path, step=step)
@@ -62,6 +68,21 @@ def train(run: TrainingRun, stop: StopRequest) -> bool:
             run.journal.say(f"stopped after step {step}, as asked; the same command goes on")
             return False
     return True
+
+
+def _workload(run: TrainingRun) -> Workload:
+    learner, algorithm = run.parts.learner, run.parts.algorithm
+    passes = int(algorithm.proximal == "recompute") + int(learner.reference is not None)
+    return Workload(spec=learner.policy.spec, layout=run.groups.layout, num_logprob_passes=passes)
+
+
+def _warn_of_repeated_prompts(run: TrainingRun, step: int, metrics: Mapping[str, float]) -> None:
+    repeated = metrics.get(names.PACKING_REPEATED_PROMPT_FRAC, 0.0)
+    if repeated and step == run.first_step + 1:
+        run.journal.say(
+            f"groups do not fit into algorithm.micro_batch_tokens: {repeated:.0%} of the tokens of "
+            "the update are prompts computed again (packing/repeated_prompt_frac)"
+        )
 
 
 def _evaluate(run: TrainingRun, *, step: int) -> None:

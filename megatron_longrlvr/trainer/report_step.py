@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,14 +18,17 @@ from megatron_longrlvr.observability.step_metrics import (
 )
 from megatron_longrlvr.observability.tally import Tally
 from megatron_longrlvr.parallel.collectives import gather_objects, sum_over
-from megatron_longrlvr.parallel.device import device, has_cuda, peak_memory_gib
+from megatron_longrlvr.parallel.device import device, has_cuda, peak_memory_gib, peak_tflops
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.stages import UpdateStats
 from megatron_longrlvr.trainer.step import StepOutcome
 from megatron_longrlvr.trainer.stopwatch import PARTS
+from megatron_longrlvr.trainer.workload import Workload, utilization
 
 
-def step_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:
+def step_metrics(
+    outcome: StepOutcome, groups: ProcessGroups, workload: Workload
+) -> dict[str, float]:
     """Metrics of a step by name, the same on every rank; every rank calls this."""
     tally = train_tally(outcome.collected.scored) + advantage_tally(outcome.advantages)
     tally = Tally.from_vector(tally.names, sum_over(groups.dp, tally.to_vector()))
@@ -36,6 +39,7 @@ def step_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float
         **train_metrics(tally),
         **timing,
         **update_metrics(_mean_over_updates(outcome.updates)),
+        **_workload_metrics(outcome, groups, workload, timing),
         names.UPDATE_SKIPPED: float(not outcome.updates),
         names.ROLLOUT_ROUNDS: float(outcome.collected.rounds),
     }
@@ -45,6 +49,26 @@ def step_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float
         metrics[names.ROLLOUT_RESPONSE_TOKENS] / metrics[names.TIMING_STEP_S]
     )
     return metrics
+
+
+def _workload_metrics(
+    outcome: StepOutcome, groups: ProcessGroups, workload: Workload, timing: Mapping[str, float]
+) -> dict[str, float]:
+    local = workload.flops(outcome)
+    sums = sum_over(groups.dp, [*local.values(), *workload.packed_tokens(outcome)])
+    *flops, real, padding, repeated = sums
+    metrics = dict(zip(local, flops, strict=True))
+    if real:
+        metrics[names.PACKING_PADDING_FRAC] = padding / (real + padding)
+        metrics[names.PACKING_REPEATED_PROMPT_FRAC] = repeated / (real + padding)
+        metrics[names.PACKING_LOAD_IMBALANCE] = max(
+            batch.load_imbalance for batch in outcome.packed
+        )
+    peak = peak_tflops()
+    if peak is None:
+        return metrics
+    ranks = groups.layout.world_size
+    return {**metrics, **utilization(metrics, timing, ranks=ranks, peak_tflops=peak)}
 
 
 def save_samples(outcome: StepOutcome, groups: ProcessGroups, run_dir: Path, *, step: int) -> None:

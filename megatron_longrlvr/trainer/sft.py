@@ -26,7 +26,6 @@ from megatron_longrlvr.model.learner import Learner, LearnerSettings
 from megatron_longrlvr.model.policy import load_policy
 from megatron_longrlvr.model.spec import read_model_spec, spec_from_new
 from megatron_longrlvr.observability.step_metrics import update_metrics
-from megatron_longrlvr.parallel.collectives import sum_over
 from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
@@ -40,7 +39,7 @@ from megatron_longrlvr.stages import (
     Sample,
     ScoredSample,
 )
-from megatron_longrlvr.trainer.assembly import check_model, model_folder
+from megatron_longrlvr.trainer.assembly import check_model, data_parallel_peers, model_folder
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import open_journal, silent_journal
 from megatron_longrlvr.trainer.run_dir import RunDir
@@ -108,9 +107,7 @@ class Demonstrations:
                 micro_batch_tokens=self.config.demonstrations.micro_batch_tokens
             ),
             max_response_tokens=self.config.max_response_tokens,
-            sum_over_ranks=lambda counts: tuple(
-                int(total) for total in sum_over(self.groups.dp, counts)
-            ),
+            peers=data_parallel_peers(self.groups),
         )
         return packed
 

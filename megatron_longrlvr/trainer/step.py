@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_longrlvr.algorithms.assign import assign_advantages
-from megatron_longrlvr.algorithms.packing import pack
+from megatron_longrlvr.algorithms.dealing import GroupCost
+from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.rollout.engine import WeightPublisher
@@ -24,8 +25,9 @@ class StepParts:
     publisher: WeightPublisher
     algorithm: AlgorithmConfig
     max_response_tokens: int
-    sum_over_ranks: Callable[[tuple[int, ...]], tuple[int, ...]]
-    """Sums over the data-parallel ranks, all of which call it."""
+    peers: Peers
+    cost: GroupCost
+    """Work of training on a group, to even it out over the ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,9 @@ class StepOutcome:
 
     collected: Collected
     advantages: AdvantageBatch
+    packed: Sequence[PackedBatch]
+    """This rank's share of each optimizer update that took place."""
+
     updates: Sequence[UpdateStats]
     """One per optimizer step; empty when no group taught anything."""
 
@@ -57,24 +62,29 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
             advantages,
             config=parts.algorithm,
             max_response_tokens=parts.max_response_tokens,
-            sum_over_ranks=parts.sum_over_ranks,
+            peers=parts.peers,
+            cost=parts.cost,
         )
-        updates = _learn(parts, packed, stopwatch)
+        # Counts are global, so all ranks leave out the same batches.
+        useful = [batch for batch in packed if batch.num_global_samples > 0]
+        updates = _learn(parts, useful, stopwatch)
         if updates:
             with stopwatch.time("publish"):
                 parts.publisher.publish(updates[-1].version)
     return StepOutcome(
-        collected=collected, advantages=advantages, updates=updates, stopwatch=stopwatch
+        collected=collected,
+        advantages=advantages,
+        packed=useful,
+        updates=updates,
+        stopwatch=stopwatch,
     )
 
 
 def _learn(
     parts: StepParts, packed: Sequence[PackedBatch], stopwatch: Stopwatch
 ) -> list[UpdateStats]:
-    # Counts are global, so all ranks leave out the same batches.
-    useful = [batch for batch in packed if batch.num_global_samples > 0]
     with stopwatch.time("logprobs"):
         # Before the first update: the proximal policy is the one that starts the step.
-        batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in useful]
+        batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in packed]
     with stopwatch.time("update"):
         return [parts.learner.update(batch, parts.algorithm) for batch in batches]

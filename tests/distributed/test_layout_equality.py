@@ -27,7 +27,7 @@ from tests.support.learners import (
     start_learner,
     start_policy,
 )
-from tests.support.micro_batches import random_batch
+from tests.support.micro_batches import random_batch, segment_edges
 from tests.support.tiny_models import save_tiny_model, tiny_model
 
 # Float32 keeps 24 bits (6e-8); sums of a few hundred terms in another order move the last few of
@@ -203,7 +203,7 @@ def _transformers_pass(family, *, tie, seed):
     total = torch.zeros(())
     batch = random_batch(seed=seed)
     for micro_batch in batch.micro_batches:
-        edges = micro_batch.cu_seqlens.tolist()
+        edges = segment_edges(micro_batch)
         for start, end in pairwise(edges):
             rows = slice(start + 1, end)
             mask = micro_batch.is_response[rows]

@@ -14,7 +14,7 @@ import torch
 from megatron_longrlvr.parallel.groups import close_process_groups
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
-from megatron_longrlvr.stages import FinishReason, MicroBatch, Prompt, PromptBatch
+from megatron_longrlvr.stages import FinishReason, MicroBatch, Prompt, PromptBatch, Segment
 from tests.support.learners import start_policy
 from tests.support.tiny_models import FAMILIES, VOCAB_SIZE, save_tiny_model, tiny_model
 
@@ -91,7 +91,7 @@ def as_micro_batch(sample) -> MicroBatch:
     zeros = torch.zeros(len(token_ids))
     return MicroBatch(
         token_ids=token_ids,
-        cu_seqlens=torch.tensor([0, len(token_ids)], dtype=torch.int32),
+        segments=[Segment(num_tokens=len(token_ids))],
         is_response=is_response,
         advantages=zeros,
         behavior_logprobs=zeros,

@@ -13,7 +13,7 @@ from megatron_longrlvr.model.decoding import run_pipeline
 from megatron_longrlvr.model.logprobs import shard_logits, vocabulary_shard
 from megatron_longrlvr.parallel.groups import close_process_groups
 from tests.support.learners import start_policy
-from tests.support.micro_batches import random_batch
+from tests.support.micro_batches import random_batch, segment_edges
 from tests.support.tiny_models import FAMILIES, VOCAB_SIZE, save_tiny_model, tiny_model
 
 # Logits of these models reach 5; float32 sums over 4 layers in another order move them by 4e-6.
@@ -76,7 +76,7 @@ def expected_logits(family, rope, *, tie=False):
     """The same, one sample at a time."""
     model = tiny_model(family, rope=rope, tie=tie)
     micro_batch = random_batch(seed=4).micro_batches[0]
-    edges = micro_batch.cu_seqlens.tolist()
+    edges = segment_edges(micro_batch)
     with torch.no_grad():
         return torch.cat(
             [

@@ -114,8 +114,13 @@ def test_a_layout_changes_no_sample_and_no_reward(pool2, straight, tmp_path, lay
 
 
 def assert_near(actual, expected):
-    """Samples and rewards to the letter, what the optimizer did up to the order of sums."""
+    """Samples and rewards to the letter, what the optimizer did up to the order of sums.
+
+    How tokens are packed is the layout's own affair.
+    """
     for name, value in expected.items():
+        if name.startswith("packing/"):
+            continue
         is_sampled = name.startswith(("rollout/", "reward/", "eval/"))
         rtol, atol = (1e-9, 0.0) if is_sampled else (LAYOUT_RTOL, LAYOUT_ATOL)
         expected_value = value if value is None else pytest.approx(value, rel=rtol, abs=atol)

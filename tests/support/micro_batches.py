@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 
-from megatron_longrlvr.stages import MicroBatch, PackedBatch
+from megatron_longrlvr.stages import MicroBatch, PackedBatch, Segment
 from tests.support.tiny_models import VOCAB_SIZE
 
 # (prompt tokens, response tokens) of each sample of each micro-batch; a response of one token
@@ -30,6 +32,8 @@ def random_batch(*, seed: int, share: int = 0, num_shares: int = 1) -> PackedBat
         micro_batches=micro_batches[share::num_shares],
         num_global_response_tokens=num_tokens,
         num_global_samples=sum(len(shape) for shape in SHAPES),
+        num_repeated_prompt_tokens=0,
+        load_imbalance=1.0,
     )
 
 
@@ -48,10 +52,15 @@ def _micro_batch(
     behavior = -torch.rand(total, generator=generator) * 5 * is_response
     return MicroBatch(
         token_ids=torch.randint(0, VOCAB_SIZE, (total,), generator=generator),
-        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
+        segments=[Segment(num_tokens=length) for length in lengths],
         is_response=is_response,
         advantages=advantages,
         behavior_logprobs=behavior,
         loss_weights=weight * is_response.float(),
         sample_ids=tuple(f"m{index}/{i}" for i in range(len(shape))),
     )
+
+
+def segment_edges(micro_batch: MicroBatch) -> list[int]:
+    """Where each segment starts, and the end of the last."""
+    return [0, *accumulate(segment.num_tokens for segment in micro_batch.segments)]

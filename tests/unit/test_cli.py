@@ -27,7 +27,9 @@ def recipe(tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "report"])
+@pytest.mark.parametrize(
+    "command", ["train", "sft", "evaluate", "score", "report", "audit", "theory"]
+)
 def test_help_of_each_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -1,9 +1,14 @@
-"""Exact answer: the same characters, apart from white space around them."""
+"""Exact answer: the same characters, apart from white space and format tags around them.
+
+Refused, that is left undecided: any other difference, be it case, a full stop or inner space.
+"""
 
 from __future__ import annotations
 
+from megatron_longrlvr.rewards.answer.bare import bare
+from megatron_longrlvr.rewards.answer.verdict import Verdict, same_text
 
-def score(answer: str, reference: str) -> float:
-    """Return 1.0 if the two texts are equal, else 0.0; an empty answer earns nothing."""
-    stripped = answer.strip()
-    return float(stripped != "" and stripped == reference.strip())
+
+def verify(answer: str, reference: str) -> Verdict:
+    """Right if the two texts are equal; an empty answer is wrong."""
+    return same_text(bare(answer), bare(reference))

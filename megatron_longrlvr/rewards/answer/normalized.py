@@ -14,14 +14,19 @@ In this order, on both texts:
    left, so that option "A" remains an answer.
 7. Runs of white space become one space.
 
-A text of nothing but punctuation normalises to the empty string, and an empty answer earns
-nothing. Numbers are compared as written: "3.50" is not "3.5", "three" is not "3".
+Tags of the response format count as white space. A text of nothing but punctuation normalises to
+the empty string, and an empty answer is wrong. Refused, that is left undecided: texts that differ
+after all this, though they may mean the same. "3.50" is not "3.5", "three" is not "3", and
+"New York" is not "NYC".
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+
+from megatron_longrlvr.rewards.answer.bare import bare
+from megatron_longrlvr.rewards.answer.verdict import Verdict, same_text
 
 _LABEL = re.compile(r"^\s*answer\s*:")
 _GROUPING_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -35,24 +40,29 @@ _KEPT_PUNCTUATION = frozenset({"%", "#", "."})
 _MINUS_SIGN = "\u2212"
 
 
-def score(answer: str, reference: str) -> float:
-    """Return 1.0 if the two texts normalise to the same words in the same order, else 0.0."""
-    normal = normalize(answer)
-    return float(normal != "" and normal == normalize(reference))
+def verify(answer: str, reference: str) -> Verdict:
+    """Right if the two texts normalise to the same words in the same order."""
+    return same_text(normalize(answer), normalize(reference))
 
 
 def normalize(text: str) -> str:
     """Bring a text into the form that is compared; see the module for the steps."""
-    folded = _LABEL.sub("", unicodedata.normalize("NFKC", text).casefold(), count=1)
+    folded = _LABEL.sub("", unicodedata.normalize("NFKC", bare(text)).casefold(), count=1)
     ungrouped = _GROUPING_COMMA.sub("", folded)
     signed = _MINUS.sub(_MINUS_SIGN, ungrouped)
-    words = "".join(_space_for_punctuation(char) for char in _VANISHING.sub("", signed)).split()
+    words = _VANISHING.sub("", signed).translate(_SPACE_FOR_PUNCTUATION).split()
     content = [word for word in words if word not in _ARTICLES]
     return " ".join(content or words)
 
 
-def _space_for_punctuation(char: str) -> str:
-    if char in _KEPT_PUNCTUATION:
-        return char
-    is_punctuation = unicodedata.category(char).startswith("P") or char == "`"
-    return " " if is_punctuation else char
+class _Translation(dict[int, str]):
+    """A space for every punctuation mark; filled character by character as texts are seen."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        is_punctuation = unicodedata.category(char).startswith("P") or char == "`"
+        self[code] = " " if is_punctuation and char not in _KEPT_PUNCTUATION else char
+        return self[code]
+
+
+_SPACE_FOR_PUNCTUATION = _Translation()

@@ -4,24 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from megatron_longrlvr.rewards.answer import exact, normalized, unordered
+from megatron_longrlvr.rewards.answer import (
+    choice,
+    containment,
+    date,
+    exact,
+    item_list,
+    normalized,
+    number,
+    token_f1,
+    unordered,
+    yes_no,
+)
+from megatron_longrlvr.rewards.answer.verdict import Ruling, Verdict
 
-AnswerVerifier = Callable[[str, str], float]
-"""From answer and reference to a score in [0, 1]."""
+AnswerVerifier = Callable[[str, str], Verdict]
+"""From answer and reference to a verdict. Never raises, whatever the texts."""
 
 VERIFIERS: Mapping[str, AnswerVerifier] = {
-    "exact": exact.score,
-    "normalized": normalized.score,
-    "unordered": unordered.score,
+    "exact": exact.verify,
+    "normalized": normalized.verify,
+    "unordered": unordered.verify,
+    "choice": choice.verify,
+    "number": number.verify,
+    "date": date.verify,
+    "yes_no": yes_no.verify,
+    "list": item_list.verify,
+    "token_f1": token_f1.verify,
+    "containment": containment.verify,
 }
 
 
-def best_score(verify: AnswerVerifier, answer: str, references: Sequence[str]) -> float:
-    """Score an answer against the reference that suits it best.
+def best_verdict(verify: AnswerVerifier, answer: str, references: Sequence[str]) -> Verdict:
+    """Judge an answer by the reference that suits it best.
+
+    Right by one reference is right; wrong is what is wrong by all of them. The score is the
+    highest.
 
     Raises:
         ValueError: There is no reference; the dataset loader refuses such a question.
     """
     if not references:
         raise ValueError("cannot score an answer of a question without reference answers")
-    return max(verify(answer, reference) for reference in references)
+    verdicts = [verify(answer, reference) for reference in references]
+    rulings = {verdict.ruling for verdict in verdicts}
+    best = next(ruling for ruling in _BEST_FIRST if ruling in rulings)
+    return Verdict(ruling=best, score=max(verdict.score for verdict in verdicts))
+
+
+_BEST_FIRST = (Ruling.RIGHT, Ruling.UNDECIDED, Ruling.WRONG)

@@ -1,17 +1,20 @@
 """Unordered answer: the same words, each as often, in any order.
 
 Words are those of the normalised text: "red, blue" = "Blue; red.", but "blue and red" has one word
-more.
+more. Refused, that is left undecided: any word more, less or other. Order is never looked at, so
+this verifier does not suit answers such as "Rome beat Carthage".
 """
 
 from __future__ import annotations
 
-from collections import Counter
-
 from megatron_longrlvr.rewards.answer.normalized import normalize
+from megatron_longrlvr.rewards.answer.verdict import Verdict, same_text
 
 
-def score(answer: str, reference: str) -> float:
-    """Return 1.0 if both texts hold the same multiset of normalised words, else 0.0."""
-    words = Counter(normalize(answer).split())
-    return float(bool(words) and words == Counter(normalize(reference).split()))
+def verify(answer: str, reference: str) -> Verdict:
+    """Right if both texts hold the same multiset of normalised words."""
+    return same_text(_sorted_words(answer), _sorted_words(reference))
+
+
+def _sorted_words(text: str) -> str:
+    return " ".join(sorted(normalize(text).split()))

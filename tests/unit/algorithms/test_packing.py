@@ -1,5 +1,7 @@
 """Packing: records by hand, and a loss that does not know how it was laid out.
 
+Groups move between ranks, and a group's prompt may stand once for all of its samples.
+
 What is promised: the loss of an update, summed over ranks, micro-batches and tokens, is what the
 normaliser says about all of the update's samples at once, however those are ordered, spread over
 ranks or cut into micro-batches. With x_it a token's unweighted loss, i a sample of len_i tokens:
@@ -10,14 +12,18 @@ ranks or cut into micro-batches. With x_it a token's unweighted loss, i a sample
 """
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_longrlvr.algorithms.packing import pack
+from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, clipped_policy_loss
+from megatron_longrlvr.stages import Segment
 from tests.unit.algorithms.builders import advantage_batch, algorithm, prompt, scored_sample
 
 MAX_RESPONSE_TOKENS = 8
@@ -56,26 +62,24 @@ def batch_of(groups):
 
 
 def pack_ranks(batches, config):
-    """Pack several ranks in one process: learn what each would send, then answer with the sum."""
-    sent = []
+    """Pack several ranks, each in a thread of its own that meets the others in each collective."""
+    barrier, boxes = threading.Barrier(len(batches)), [None] * len(batches)
 
-    def record(counts):
-        sent.append(counts)
-        return tuple(max(1, count) for count in counts)
+    def gather(rank, value):
+        boxes[rank] = value
+        barrier.wait()
+        gathered = list(boxes)
+        barrier.wait()
+        return gathered
 
-    for batch in batches:
-        pack(batch, config=config, max_response_tokens=MAX_RESPONSE_TOKENS, sum_over_ranks=record)
-    assert len(sent) == len(batches), "each rank takes part in one collective"
-    total = tuple(sum(counts) for counts in zip(*sent, strict=True))
-    return [
-        pack(
-            batch,
-            config=config,
-            max_response_tokens=MAX_RESPONSE_TOKENS,
-            sum_over_ranks=lambda _counts: total,
+    def pack_rank(rank):
+        peers = Peers(rank=rank, gather=partial(gather, rank))
+        return pack(
+            batches[rank], config=config, max_response_tokens=MAX_RESPONSE_TOKENS, peers=peers
         )
-        for batch in batches
-    ]
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        return list(pool.map(pack_rank, range(len(batches))))
 
 
 def pack_alone(batch, config):
@@ -132,18 +136,64 @@ def test_micro_batch_holds_samples_one_after_the_other():
     # p0/1: 2 + 3 tokens is longest and first; p0/0: 2 + 1. Token ids and logprobs by builders.
     of = prompt("p0", num_tokens=2)
     scored = [scored_sample(of, 0, num_tokens=1), scored_sample(of, 1, num_tokens=3)]
-    (update,) = pack_alone(advantage_batch(scored, [-1.5, 0.5], step=5), algorithm())
+    config = algorithm(shared_prompt=False)
+    (update,) = pack_alone(advantage_batch(scored, [-1.5, 0.5], step=5), config)
     (packed,) = update.micro_batches
     assert packed.sample_ids == ["p0/1", "p0/0"]
     assert packed.token_ids.tolist() == [0, 1, 100, 101, 102, 0, 1, 0]
-    assert packed.cu_seqlens.tolist() == [0, 5, 8]
+    assert packed.segments == [Segment(num_tokens=5), Segment(num_tokens=3)]
     assert packed.is_response.tolist() == [False, False, True, True, True, False, False, True]
     assert packed.advantages.tolist() == [0, 0, 0.5, 0.5, 0.5, 0, 0, -1.5]
     behavior = [0, 0, -0.11, -0.21, -0.31, 0, 0, -0.1]
     assert packed.behavior_logprobs.tolist() == pytest.approx(behavior)
     assert packed.loss_weights.tolist() == [0, 0, 0.25, 0.25, 0.25, 0, 0, 0.25]
-    assert (packed.token_ids.dtype, packed.cu_seqlens.dtype) == (torch.int64, torch.int32)
+    assert packed.token_ids.dtype == torch.int64
     assert (update.step, update.num_global_response_tokens, update.num_global_samples) == (5, 4, 2)
+
+
+def test_shared_prompt_stands_once_before_its_responses():
+    # The same samples: 2 prompt tokens, then 3 of p0/1 and 1 of p0/0.
+    of = prompt("p0", num_tokens=2)
+    scored = [scored_sample(of, 0, num_tokens=1), scored_sample(of, 1, num_tokens=3)]
+    (update,) = pack_alone(advantage_batch(scored, [-1.5, 0.5], step=5), algorithm())
+    (packed,) = update.micro_batches
+    assert packed.sample_ids == ["p0/1", "p0/0"]
+    assert packed.token_ids.tolist() == [0, 1, 100, 101, 102, 0]
+    assert packed.segments == [
+        Segment(num_tokens=2),
+        Segment(num_tokens=3, continues=0),
+        Segment(num_tokens=1, continues=0),
+    ]
+    assert packed.is_response.tolist() == [False, False, True, True, True, True]
+    assert packed.advantages.tolist() == [0, 0, 0.5, 0.5, 0.5, -1.5]
+    behavior = [0, 0, -0.11, -0.21, -0.31, -0.1]
+    assert packed.behavior_logprobs.tolist() == pytest.approx(behavior)
+    assert packed.loss_weights.tolist() == [0, 0, 0.25, 0.25, 0.25, 0.25]
+
+
+def test_group_above_the_budget_is_split_and_its_prompt_repeated():
+    # Prompt 4, responses 5, 3, 2, 1 under 11: [4 | 5 2] is full, then [4 | 3 1].
+    groups = groups_of([(4, [5, 3, 2, 1])])
+    (update,) = pack_alone(batch_of(groups), algorithm(micro_batch_tokens=11))
+    assert [list(packed.sample_ids) for packed in update.micro_batches] == [
+        ["p0/0", "p0/2"],
+        ["p0/1", "p0/3"],
+    ]
+    assert update.num_repeated_prompt_tokens == 4
+
+
+def test_groups_share_a_micro_batch():
+    groups = groups_of([(4, [1, 1]), (5, [2])])
+    (update,) = pack_alone(batch_of(groups), algorithm(micro_batch_tokens=13))
+    (packed,) = update.micro_batches
+    # A group of one sample is one segment.
+    assert packed.segments == [
+        Segment(num_tokens=7),
+        Segment(num_tokens=4),
+        Segment(num_tokens=1, continues=1),
+        Segment(num_tokens=1, continues=1),
+    ]
+    assert update.num_repeated_prompt_tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -158,18 +208,17 @@ def test_micro_batch_holds_samples_one_after_the_other():
 def test_weights_hold_the_counts_of_all_ranks(normalizer, weight_of_1, weight_of_3):
     of = prompt("p0", num_tokens=2)
     scored = [scored_sample(of, 0, num_tokens=3), scored_sample(of, 1, num_tokens=1)]
-    (update,) = pack(
-        advantage_batch(scored, [1.0, -1.0]),
-        config=algorithm(normalizer=normalizer),
-        max_response_tokens=MAX_RESPONSE_TOKENS,
-        sum_over_ranks=lambda counts: (counts[0] + 6, counts[1] + 2),
-    )
-    (packed,) = update.micro_batches
-    expected = [0, 0, weight_of_3, weight_of_3, weight_of_3, 0, 0, weight_of_1]
+    batch = advantage_batch(scored, [1.0, -1.0])
+    other = batch_of(groups_of([(2, [4, 2])]))
+    config = algorithm(normalizer=normalizer)
+    (packed,) = pack_ranks([batch, other], config)[0][0].micro_batches
+    expected = [0, 0, weight_of_3, weight_of_3, weight_of_3, weight_of_1]
     assert packed.loss_weights.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("shared_prompt", [True, False], ids=["shared", "repeated"])
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
+@settings(deadline=None)
 @given(
     lengths=LENGTHS,
     micro_batch_tokens=st.integers(min_value=1, max_value=60),
@@ -177,9 +226,11 @@ def test_weights_hold_the_counts_of_all_ranks(normalizer, weight_of_1, weight_of
     random=st.randoms(),
 )
 def test_loss_is_the_normalizers_definition_for_any_layout(
-    normalizer, lengths, micro_batch_tokens, num_ranks, random
+    normalizer, shared_prompt, lengths, micro_batch_tokens, num_ranks, random
 ):
-    config = algorithm(normalizer=normalizer, micro_batch_tokens=micro_batch_tokens)
+    config = algorithm(
+        normalizer=normalizer, shared_prompt=shared_prompt, micro_batch_tokens=micro_batch_tokens
+    )
     groups = groups_of(lengths)
     expected = loss_by_definition(groups, normalizer, config)
     random.shuffle(groups)
@@ -191,9 +242,16 @@ def test_loss_is_the_normalizers_definition_for_any_layout(
     lengths=LENGTHS,
     micro_batch_tokens=st.integers(min_value=1, max_value=60),
     num_updates=st.integers(min_value=1, max_value=3),
+    shared_prompt=st.booleans(),
 )
-def test_every_sample_is_packed_once_within_the_budget(lengths, micro_batch_tokens, num_updates):
-    config = algorithm(micro_batch_tokens=micro_batch_tokens, updates_per_step=num_updates)
+def test_every_sample_is_packed_once_within_the_budget(
+    lengths, micro_batch_tokens, num_updates, shared_prompt
+):
+    config = algorithm(
+        micro_batch_tokens=micro_batch_tokens,
+        updates_per_step=num_updates,
+        shared_prompt=shared_prompt,
+    )
     groups = groups_of(lengths)
     updates = pack_alone(batch_of(groups), config)
     expected = [
@@ -215,7 +273,7 @@ def test_updates_share_whole_groups_evenly(lengths, num_updates):
 
 
 def test_updates_are_balanced_by_tokens():
-    # lengths 8, 7, 2, 1 dealt back and forth: 8 + 1 and 7 + 2
+    # costs 8, 7, 2, 1 dealt back and forth: 8 + 1 and 7 + 2
     groups = groups_of([(1, [7]), (1, [1]), (1, [6])])
     groups += [[(scored_sample(prompt("short", num_tokens=0), 0, num_tokens=1), 1.0)]]
     first, second = pack_alone(batch_of(groups), algorithm(updates_per_step=2))
@@ -243,7 +301,8 @@ def test_rank_without_samples_takes_part_and_knows_the_global_counts():
 def test_samples_of_similar_length_share_a_micro_batch():
     # totals 7, 6, 3, 2 under a budget of 13
     groups = groups_of([(1, [2, 6, 1, 5])])
-    (update,) = pack_alone(batch_of(groups), algorithm(micro_batch_tokens=13))
+    config = algorithm(micro_batch_tokens=13, shared_prompt=False)
+    (update,) = pack_alone(batch_of(groups), config)
     assert [list(packed.sample_ids) for packed in update.micro_batches] == [
         ["p0/1", "p0/3"],
         ["p0/0", "p0/2"],
@@ -252,7 +311,8 @@ def test_samples_of_similar_length_share_a_micro_batch():
 
 def test_sample_above_the_budget_is_alone():
     groups = groups_of([(1, [8, 1, 1])])
-    (update,) = pack_alone(batch_of(groups), algorithm(micro_batch_tokens=4))
+    config = algorithm(micro_batch_tokens=4, shared_prompt=False)
+    (update,) = pack_alone(batch_of(groups), config)
     assert [list(packed.sample_ids) for packed in update.micro_batches] == [
         ["p0/0"],
         ["p0/1", "p0/2"],

@@ -13,6 +13,7 @@ from megatron_longrlvr.data.dataset import iter_records, load_prompts
 from megatron_longrlvr.data.prompt_format import render_prompt
 from megatron_longrlvr.data.tokenizer import load_tokenizer
 from megatron_longrlvr.errors import DataError
+from tests.support.byte_tokenizer import save_byte_tokenizer
 from tests.support.word_tokenizer import CHAT_TEMPLATE, save_word_tokenizer
 
 CHUNKS = ["the sky is", "blue"]
@@ -51,9 +52,13 @@ def chat_tokenizer(tmp_path_factory):
     return load_tokenizer(save_word_tokenizer(path, chat_template=CHAT_TEMPLATE))
 
 
-def load(paths, tokenizer, *, max_prompt_tokens=1000, overlong="refuse"):
+def load(paths, tokenizer, *, max_prompt_tokens=1000, overlong="refuse", **changes):
     return load_prompts(
-        paths, tokenizer=tokenizer, max_prompt_tokens=max_prompt_tokens, overlong=overlong
+        paths,
+        tokenizer=tokenizer,
+        max_prompt_tokens=max_prompt_tokens,
+        overlong=overlong,
+        **changes,
     )
 
 
@@ -181,6 +186,37 @@ def test_overlong_prompt_is_dropped_and_counted_and_others_stay_whole(tmp_path, 
     assert loaded.num_dropped_overlong == 1
     assert [prompt.prompt_id for prompt in loaded.prompts] == ["train:2"]
     assert len(loaded.prompts[0].token_ids) == limit
+
+
+def test_cut_prompt_keeps_its_end_and_its_evidence(tmp_path):
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "bytes"))
+    path = write_lines(tmp_path / "train.jsonl", plain_record())
+    # "<CHUNK_1>blue</CHUNK_1>" 23, "\n\n" 2, "Question: Why?" 14.
+    loaded = load([path], tokenizer, max_prompt_tokens=39, overlong="cut")
+    (prompt,) = loaded.prompts
+    assert prompt.text == "<CHUNK_1>blue</CHUNK_1>\n\nQuestion: Why?"
+    assert list(prompt.token_ids) == tokenizer.encode(prompt.text)
+    assert (loaded.num_cut, loaded.num_dropped_overlong) == (1, 0)
+
+
+def test_evidence_cut_off_is_refused_unless_allowed(tmp_path):
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "bytes"))
+    path = write_lines(tmp_path / "train.jsonl", plain_record(evidence=[0, 1]))
+    # One byte less than the chunk with its tags needs.
+    with pytest.raises(DataError, match=r"jsonl:1: evidence \[0, 1\] is .*allow_unreachable"):
+        load([path], tokenizer, max_prompt_tokens=38, overlong="cut")
+    loaded = load(
+        [path], tokenizer, max_prompt_tokens=38, overlong="cut", allow_unreachable_evidence=True
+    )
+    assert loaded.prompts[0].evidence_chunk_ids == {0, 1}
+    assert len(loaded.prompts[0].token_ids) == 38
+
+
+def test_blank_evidence_is_refused_unless_allowed(tmp_path, tokenizer):
+    path = write_lines(tmp_path / "train.jsonl", plain_record(chunks=["the", " "]))
+    with pytest.raises(DataError, match=r"jsonl:1: evidence \[1\] is blank or cut off"):
+        load([path], tokenizer)
+    assert len(load([path], tokenizer, allow_unreachable_evidence=True).prompts) == 1
 
 
 def test_nothing_left_is_refused(tmp_path, tokenizer):

@@ -17,4 +17,4 @@ from megatron_longrlvr.rewards.answer import exact
     ],
 )
 def test_exact_forgives_surrounding_space_alone(answer, reference, expected):
-    assert exact.score(answer, reference) == expected
+    assert exact.verify(answer, reference).score == expected

@@ -27,7 +27,7 @@ from megatron_longrlvr.rewards.answer import normalized
     ],
 )
 def test_normalized_forgives_form(answer, reference):
-    assert normalized.score(answer, reference) == 1.0
+    assert normalized.verify(answer, reference).score == 1.0
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_normalized_forgives_form(answer, reference):
     ],
 )
 def test_normalized_does_not_forgive_content(answer, reference):
-    assert normalized.score(answer, reference) == 0.0
+    assert normalized.verify(answer, reference).score == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,76 @@
-"""Verifier registry: the names of the schema, and the best of several references."""
+"""Verifier registry: the names of the schema, the best of several references, and what every
+verifier promises whatever it reads: a verdict, and the same one inside tags of the format."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_longrlvr.config.task import RewardsConfig
-from megatron_longrlvr.rewards.answer import exact, normalized
-from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_score
+from megatron_longrlvr.rewards.answer import choice, exact, normalized, token_f1
+from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_verdict
+from megatron_longrlvr.rewards.answer.verdict import Ruling, Verdict
+
+TAGS = ["<answer>", "</answer>", "<useful_chunks>", "<CHUNK_7>", "</think>", "<|im_end|>", "\n"]
+# Pieces that verifiers read something into, between characters that hypothesis makes up.
+PIECES = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        ["(B)", "A", "12", "1/0", "%", "-", "1e999", "March", "1990", "yes", "no", "<"]
+    ),
+)
+TEXTS = st.lists(PIECES, max_size=6).map(" ".join) | st.text(max_size=40)
 
 
 def test_best_of_several_references_counts():
-    assert best_score(normalized.score, "NYC", ["New York", "nyc"]) == 1.0
-    assert best_score(normalized.score, "Boston", ["New York", "nyc"]) == 0.0
+    assert best_verdict(normalized.verify, "NYC", ["New York", "nyc"]).ruling is Ruling.RIGHT
+    assert best_verdict(normalized.verify, "Boston", ["New York", "nyc"]).score == 0.0
+
+
+def test_wrong_by_one_reference_only_is_undecided():
+    assert best_verdict(choice.verify, "A", ["B", "C"]).ruling is Ruling.WRONG
+    assert best_verdict(choice.verify, "A", ["B", "Paris"]).ruling is Ruling.UNDECIDED
+
+
+def test_highest_score_counts_where_nothing_is_right():
+    # 2 * 1 / (1 + 2) against the first, nothing in common with the second
+    verdict = best_verdict(token_f1.verify, "York", ["New York", "Boston"])
+    assert verdict == Verdict(ruling=Ruling.UNDECIDED, score=pytest.approx(2 / 3))
 
 
 def test_question_without_reference_is_refused():
     with pytest.raises(ValueError, match="without reference answers"):
-        best_score(exact.score, "x", [])
+        best_verdict(exact.verify, "x", [])
 
 
 def test_every_verifier_of_the_schema_has_a_function():
     assert set(RewardsConfig.model_fields["answer"].annotation.__args__) == set(VERIFIERS)
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+@given(answer=TEXTS, reference=TEXTS)
+def test_verdict_is_consistent_whatever_the_texts(name, answer, reference):
+    verdict = VERIFIERS[name](answer, reference)
+    assert 0.0 <= verdict.score <= 1.0
+    assert (verdict.ruling is Ruling.RIGHT) <= (verdict.score == 1.0)
+    assert (verdict.ruling is Ruling.WRONG) <= (verdict.score == 0.0)
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+@given(answer=TEXTS, reference=TEXTS, before=st.sampled_from(TAGS), after=st.sampled_from(TAGS))
+def test_verdict_does_not_depend_on_surrounding_tags(name, answer, reference, before, after):
+    inside = VERIFIERS[name](f"{before}{answer}{after}", reference)
+    assert inside == VERIFIERS[name](answer, reference)
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+@pytest.mark.parametrize("piece", ["1/", "1,000", "<", "option ", "- "])
+def test_long_repetitions_are_read(name, piece):
+    # Quadratic matching would take minutes here.
+    VERIFIERS[name](piece * 20_000, "12")
+
+
+@pytest.mark.parametrize("name", ["exact", "normalized", "unordered", "list", "token_f1"])
+@given(st.text(max_size=30))
+def test_answer_equal_to_the_reference_is_right_or_empty(name, text):
+    ruling = VERIFIERS[name](text, text).ruling
+    assert ruling is Ruling.RIGHT or normalized.normalize(text) == "" or text.strip() == ""

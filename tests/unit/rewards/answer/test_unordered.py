@@ -17,15 +17,15 @@ from megatron_longrlvr.rewards.answer import normalized, unordered
     ],
 )
 def test_unordered_compares_word_counts(answer, reference, expected):
-    assert unordered.score(answer, reference) == expected
+    assert unordered.verify(answer, reference).score == expected
 
 
 @given(answer=st.text(max_size=30), reference=st.text(max_size=30))
 def test_whatever_is_equal_in_order_is_equal_without(answer, reference):
-    assert normalized.score(answer, reference) <= unordered.score(answer, reference)
+    assert normalized.verify(answer, reference).score <= unordered.verify(answer, reference).score
 
 
 @given(st.lists(st.sampled_from(["red", "blue", "7"]), min_size=1), st.randoms())
 def test_shuffled_words_are_the_same_answer(words, random):
     shuffled = random.sample(words, len(words))
-    assert unordered.score(" ".join(shuffled), " ".join(words)) == 1.0
+    assert unordered.verify(" ".join(shuffled), " ".join(words)).score == 1.0

@@ -1,0 +1,107 @@
+"""One packed row: the tokens of several samples, and what the loss needs to know about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from megatron_longrlvr.stages import MicroBatch, Sample, Segment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """A sample and its advantage."""
+
+    sample: Sample
+    advantage: float
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.sample.prompt.token_ids)
+
+    @property
+    def num_response_tokens(self) -> int:
+        return len(self.sample.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Samples of one prompt that are packed with it standing once."""
+
+    items: list[Item]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return self.items[0].num_prompt_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prompt_tokens + sum(item.num_response_tokens for item in self.items)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    segments: list[Segment] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    is_response: list[bool] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    behavior_logprobs: list[float] = field(default_factory=list)
+    loss_weights: list[float] = field(default_factory=list)
+
+    def add_prompt(self, token_ids: Sequence[int]) -> None:
+        nothing = [0.0] * len(token_ids)
+        self.token_ids.extend(token_ids)
+        self.is_response.extend([False] * len(token_ids))
+        for values in (self.advantages, self.behavior_logprobs, self.loss_weights):
+            values.extend(nothing)
+
+    def add_response(self, item: Item, weight: float) -> None:
+        count = item.num_response_tokens
+        assert len(item.sample.behavior_logprobs) == count, (
+            "one behaviour logprob per response token"
+        )
+        self.token_ids.extend(item.sample.token_ids)
+        self.is_response.extend([True] * count)
+        self.advantages.extend([item.advantage] * count)
+        self.behavior_logprobs.extend(item.sample.behavior_logprobs)
+        self.loss_weights.extend([weight] * count)
+
+
+def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> MicroBatch:
+    """Pack runs one after the other.
+
+    A run of one sample is one segment; a run of several is a segment for the prompt, and one for
+    each response that continues it.
+
+    Args:
+        runs: At least one.
+        weight: Loss weight of each response token of a sample.
+    """
+    row = _Row()
+    for run in runs:
+        row.add_prompt(run.items[0].sample.prompt.token_ids)
+        if len(run.items) == 1:
+            row.segments.append(Segment(num_tokens=run.num_tokens))
+        else:
+            prompt = len(row.segments)
+            row.segments.append(Segment(num_tokens=run.num_prompt_tokens))
+            row.segments.extend(
+                Segment(num_tokens=item.num_response_tokens, continues=prompt) for item in run.items
+            )
+        for item in run.items:
+            row.add_response(item, weight(item))
+    return MicroBatch(
+        token_ids=torch.tensor(row.token_ids, dtype=torch.int64),
+        segments=row.segments,
+        is_response=torch.tensor(row.is_response, dtype=torch.bool),
+        advantages=torch.tensor(row.advantages, dtype=torch.float32),
+        behavior_logprobs=torch.tensor(row.behavior_logprobs, dtype=torch.float32),
+        loss_weights=torch.tensor(row.loss_weights, dtype=torch.float32),
+        sample_ids=[
+            f"{item.sample.prompt.prompt_id}/{item.sample.sample_index}"
+            for run in runs
+            for item in run.items
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Audit of data files: what training would trip over, or learn wrongly from, before it starts."""

@@ -1,0 +1,1 @@
+"""Long-context benchmarks from local files: reading, prompts, sampling."""

@@ -1,0 +1,141 @@
+"""``longrlvr evaluate TARGET --benchmark FILE``: ask a benchmark, then report its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from megatron_longrlvr.checkpoint.manifest import latest
+from megatron_longrlvr.checkpoint.store import load_checkpoint
+from megatron_longrlvr.config.benchmark import (
+    BenchmarkRunConfig,
+    LongBenchV2Config,
+    LongReasonConfig,
+)
+from megatron_longrlvr.config.load import load_config
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.data.tokenizer import load_tokenizer
+from megatron_longrlvr.errors import CheckpointError, ConfigError, DataError
+from megatron_longrlvr.evaluation.benchmarks.longbench_v2 import longbench_questions
+from megatron_longrlvr.evaluation.benchmarks.longreason import longreason_questions
+from megatron_longrlvr.evaluation.benchmarks.outputs import OutputsFile
+from megatron_longrlvr.evaluation.benchmarks.prompts import PromptWriter
+from megatron_longrlvr.evaluation.benchmarks.question import Question
+from megatron_longrlvr.evaluation.benchmarks.ruler_qa import TokenCounts, ruler_questions
+from megatron_longrlvr.evaluation.benchmarks.runner import ask_questions
+from megatron_longrlvr.evaluation.scoring.command import ScoreOptions, score_files
+from megatron_longrlvr.parallel.collectives import broadcast_object
+from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
+from megatron_longrlvr.parallel.layout import ParallelLayout
+from megatron_longrlvr.trainer.assembly import build_engine, build_learner, model_folder
+from megatron_longrlvr.trainer.session import process_groups
+
+
+def evaluate_benchmark(
+    target: str, overrides: Sequence[str], *, benchmark: str, folder: Path, json_path: Path | None
+) -> None:
+    """Ask the policy of a recipe or run; called on every rank.
+
+    The same command goes on where an earlier one stopped.
+
+    Raises:
+        ConfigError: Settings are wrong, or ``folder`` belongs to others.
+        DataError: A benchmark file is wrong.
+        CheckpointError: The run has no whole checkpoint.
+    """
+    run_dir = Path(target) if (Path(target) / "config.json").is_file() else None
+    name = target if run_dir is None else str(run_dir / "config.json")
+    config = load_config(name, overrides, TrainConfig)
+    run = load_config(benchmark, (), BenchmarkRunConfig)
+    layout = ParallelLayout.from_config(config.layout, launched_world_size())
+    if layout.dp > 1:
+        raise ConfigError(f"a benchmark is asked with one data-parallel rank, got dp={layout.dp}")
+    with process_groups(layout, seed=config.run.seed) as groups:
+        _ask(config, run, groups, run_dir=run_dir, folder=folder)
+        if groups.rank > 0:
+            return
+    outputs = OutputsFile(folder=folder, samples_per_question=run.samples_per_question)
+    score_files(ScoreOptions(paths=[outputs.path], json_path=json_path))
+
+
+def read_questions(
+    config: BenchmarkRunConfig, writer: PromptWriter, *, done: Set[str] = frozenset()
+) -> list[Question]:
+    """Questions of the benchmark that the configuration names, without those that are done.
+
+    Raises:
+        ConfigError: No file is named, or a prompt may become longer than allowed.
+        DataError: A file is wrong, or two questions share an id.
+    """
+    questions = list(_iter_questions(config, writer, done))
+    place_by_id: dict[str, str] = {}
+    for one in questions:
+        earlier = place_by_id.setdefault(one.prompt_id, one.place)
+        if earlier != one.place:
+            raise DataError(f"{one.place}: id {one.prompt_id!r} is already taken by {earlier}")
+    return [one for one in questions if one.prompt_id not in done]
+
+
+def _iter_questions(
+    config: BenchmarkRunConfig, writer: PromptWriter, done: Set[str]
+) -> Iterable[Question]:
+    source = config.source
+    if isinstance(source, LongBenchV2Config):
+        return longbench_questions(source)
+    if isinstance(source, LongReasonConfig):
+        return longreason_questions(source)
+    longest = max(source.lengths) - config.max_response_tokens
+    if longest > config.max_prompt_tokens:
+        raise ConfigError(
+            f"source.lengths up to {max(source.lengths)} make prompts of {longest} tokens, above "
+            f"max_prompt_tokens={config.max_prompt_tokens}"
+        )
+    return ruler_questions(
+        source,
+        counts=TokenCounts(of_prompt=writer.count_tokens, of_text=writer.count_text),
+        max_response_tokens=config.max_response_tokens,
+        skip=done,
+    )
+
+
+def _ask(
+    config: TrainConfig,
+    run: BenchmarkRunConfig,
+    groups: ProcessGroups,
+    *,
+    run_dir: Path | None,
+    folder: Path,
+) -> None:
+    tokenizer = load_tokenizer(model_folder(config.model.path))
+    learner = build_learner(config, groups)
+    measured = config.model.path
+    if run_dir is not None:
+        checkpoint = latest(run_dir)
+        if checkpoint is None:
+            raise CheckpointError(f"{run_dir} has no whole checkpoint; set trainer.save_every")
+        load_checkpoint(checkpoint.directory, learner)
+        measured = str(checkpoint.directory)
+    outputs = OutputsFile(folder=folder, samples_per_question=run.samples_per_question)
+    settings = {"policy": measured, **run.model_dump(mode="json")}
+    done = broadcast_object(outputs.open(settings) if groups.rank == 0 else None, groups.world)
+    writer = PromptWriter(config=run, tokenizer=tokenizer)
+    questions = read_questions(run, writer, done=done)
+    console = Console(stderr=True, quiet=groups.rank > 0)
+    console.print(f"{len(questions)} questions to ask, {len(done)} done before")
+    with Progress(console=console, disable=groups.rank > 0) as progress:
+        bar = progress.add_task("asking", total=len(questions))
+        counts = ask_questions(
+            questions,
+            config=run,
+            writer=writer,
+            engine=build_engine(config, learner.policy, tokenizer),
+            outputs=outputs if groups.rank == 0 else None,
+            on_progress=lambda num_asked: progress.advance(bar, num_asked),
+        )
+    console.print(
+        f"asked {counts.num_asked}: {counts.num_cut} with a document cut in the middle, "
+        f"{counts.num_aborted} given up by the engine"
+    )

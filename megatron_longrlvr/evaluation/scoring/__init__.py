@@ -1,0 +1,1 @@
+"""Scores of files of model outputs, by several rules side by side."""

@@ -1,0 +1,160 @@
+"""Scoring rules: from a response to a score in [0, 1].
+
+For every benchmark the same four columns:
+
+    published    the rule behind the published figures, with its faults
+    answer_only  the same rule on the last answer block; the whole response where there is none
+    strict       exactly one answer block, else wrong
+    soft         the last complete answer block, case and spacing forgiven, compared leniently
+
+The published rules:
+
+- RULER-QA: a reference occurs anywhere in the response, reasoning included, case ignored. A
+  response that quotes the reference and answers something else is right, and "no" is in "not".
+- LongBench v2: the letter after "The correct answer is", with or without brackets, asterisks
+  removed. An answer in any other form is wrong.
+- LongReason: the reference letter occurs as a character in the first answer block that lies on one
+  line, else in the text after the last ``</think>``. The "C" of ``<CHUNK_3>`` is one, and so is
+  every capital letter of a name.
+
+Paper: RULER, arXiv:2404.06654; LongBench v2, arXiv:2412.15204; LongReason, arXiv:2501.15089. The
+rule for LongReason is the one that fits the verdicts published with LongRLVR, arXiv:2603.02146.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from megatron_longrlvr.data.response_format import (
+    ANSWER_TAG,
+    ParsedResponse,
+    ParseOutcome,
+    closed_blocks,
+)
+from megatron_longrlvr.evaluation.scoring.output import ModelOutput
+from megatron_longrlvr.rewards.answer import choice, containment, normalized, token_f1
+from megatron_longrlvr.rewards.answer.registry import AnswerVerifier, best_verdict
+
+Rule = Callable[[ModelOutput, ParsedResponse, ParsedResponse], float]
+"""From an output and its response by the strict and by the tolerant parser to a score."""
+
+_ONE_LINE_ANSWER = re.compile(r"<answer>([^\n]*?)</answer>")
+_LONGBENCH_LETTER = (
+    re.compile(r"The correct answer is \(([A-D])\)"),
+    re.compile(r"The correct answer is ([A-D])"),
+)
+
+
+def _quotes(text: str, output: ModelOutput) -> float:
+    lowered = text.lower()
+    return float(any(reference.lower() in lowered for reference in output.references))
+
+
+def _states_letter(text: str, output: ModelOutput) -> float:
+    plain = text.replace("*", "")
+    found = (form.search(plain) for form in _LONGBENCH_LETTER)
+    letter = next((match[1] for match in found if match), None)
+    return float(letter in output.references)
+
+
+def _holds_letter(text: str, output: ModelOutput) -> float:
+    return float(output.references[0] in text)
+
+
+def _longreason_published(
+    output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse
+) -> float:
+    block = _ONE_LINE_ANSWER.search(output.text)
+    return _holds_letter(block[1] if block else _after_reasoning(output.text), output)
+
+
+def _on_response(match: Callable[[str, ModelOutput], float]) -> Rule:
+    return lambda output, _strict, _tolerant: match(output.text, output)
+
+
+def _on_last_answer(
+    match: Callable[[str, ModelOutput], float], *, otherwise: Callable[[str], str]
+) -> Rule:
+    def apply(output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse) -> float:
+        blocks = closed_blocks(output.text, ANSWER_TAG)
+        return match(blocks[-1] if blocks else otherwise(output.text), output)
+
+    return apply
+
+
+def _on_single_answer(match: Callable[[str, ModelOutput], float]) -> Rule:
+    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> float:
+        return 0.0 if strict.answer is None else match(strict.answer, output)
+
+    return apply
+
+
+def _on_well_formed(match: Callable[[str, ModelOutput], float]) -> Rule:
+    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> float:
+        if strict.outcome is not ParseOutcome.OK or strict.answer is None:
+            return 0.0
+        return match(strict.answer, output)
+
+    return apply
+
+
+def _on_tolerant_answer(
+    match: Callable[[str, ModelOutput], float], *, otherwise: Callable[[str], str]
+) -> Rule:
+    def apply(output: ModelOutput, _strict: ParsedResponse, tolerant: ParsedResponse) -> float:
+        answer = otherwise(output.text) if tolerant.answer is None else tolerant.answer
+        return match(answer, output)
+
+    return apply
+
+
+def _verified(verify: AnswerVerifier) -> Callable[[str, ModelOutput], float]:
+    return lambda text, output: best_verdict(verify, text, output.references).score
+
+
+def _after_reasoning(text: str) -> str:
+    return text.rpartition("</think>")[2]
+
+
+def _whole(text: str) -> str:
+    return text
+
+
+def _nothing(_text: str) -> str:
+    return ""
+
+
+def _choice_rules(
+    published: Rule, match: Callable[[str, ModelOutput], float], otherwise: Callable[[str], str]
+) -> Mapping[str, Rule]:
+    names_option = _verified(choice.verify)
+    return {
+        "published": published,
+        "answer_only": _on_last_answer(match, otherwise=otherwise),
+        "strict": _on_single_answer(names_option),
+        "soft": _on_tolerant_answer(names_option, otherwise=_after_reasoning),
+    }
+
+
+_RULER: Mapping[str, Rule] = {
+    "published": _on_response(_quotes),
+    "answer_only": _on_last_answer(_quotes, otherwise=_whole),
+    "strict": _on_single_answer(_quotes),
+    "soft": _on_tolerant_answer(_verified(containment.verify), otherwise=_whole),
+}
+_SAMPLES: Mapping[str, Rule] = {
+    "answer_only": _on_tolerant_answer(_verified(normalized.verify), otherwise=_nothing),
+    "strict": _on_well_formed(_verified(normalized.verify)),
+    "soft": _on_tolerant_answer(_verified(containment.verify), otherwise=_after_reasoning),
+    "token_f1": _on_tolerant_answer(_verified(token_f1.verify), otherwise=_nothing),
+}
+
+RULES: Mapping[str, Mapping[str, Rule]] = {
+    "ruler": _RULER,
+    "longbench_v2": _choice_rules(_on_response(_states_letter), _states_letter, _whole),
+    "longreason": _choice_rules(_longreason_published, _holds_letter, _after_reasoning),
+    "samples": _SAMPLES,
+    "mapped": _SAMPLES,
+}
+"""Rules by name, by the name of the format; no rule is published for the last two."""

@@ -1,0 +1,113 @@
+"""Date: the same day, month or year, whatever way it is written.
+
+Read are ``1990-03-12``, ``12 March 1990``, ``March 12th, 1990``, ``12/25/1990`` where only one
+order of day and month exists, ``March 1990`` and ``1990`` alone. An answer may be a sentence with
+one date in it.
+
+Refused, that is left undecided: ``03/04/1990`` (day or month first?), years of two digits, a date
+that does not exist, two different dates, a negation, dates of different precision that do not
+contradict each other ("March 1990" and "12 March 1990"), and periods or seasons. Dates that differ
+in anything both of them name are wrong.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from megatron_longrlvr.rewards.answer.bare import bare
+from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, WRONG, Verdict, rule
+
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        [
+            *("january jan", "february feb", "march mar", "april apr", "may", "june jun"),
+            *("july jul", "august aug", "september sept sep", "october oct", "november nov"),
+            "december dec",
+        ],
+        start=1,
+    )
+    for name in names.split()
+}
+_MONTH = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\b\.?"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_YEAR = r"(?P<year>\d{4})"
+_START, _END = r"(?<![\w./-])", r"(?![\w/-])"
+_FORMS = tuple(
+    re.compile(_START + form + _END, re.IGNORECASE)
+    for form in (
+        rf"{_YEAR}-(?P<month>\d\d?)-(?P<day>\d\d?)",
+        rf"{_DAY}(?:\s+of)?\s+{_MONTH},?\s+{_YEAR}",
+        rf"{_MONTH}\s+{_DAY},?\s+{_YEAR}",
+        rf"(?P<first>\d\d?)[/.](?P<second>\d\d?)[/.]{_YEAR}",
+        rf"{_MONTH},?\s+(?:of\s+)?{_YEAR}",
+        rf"{_YEAR}",
+    )
+)
+_NEGATION = re.compile(r"\b(?:not|never|before|after|between|since|until)\b|n't\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalendarDate:
+    """A day, a month or a year."""
+
+    year: int
+    month: int | None = None
+    day: int | None = None
+    """None unless the month is known."""
+
+
+def verify(answer: str, reference: str) -> Verdict:
+    """Compare the one date of the answer with the reference's."""
+    if not bare(answer):
+        return WRONG
+    expected, given = read_date(reference), read_date(answer)
+    if expected is None or given is None:
+        return UNDECIDED
+    pairs = (
+        (given.year, expected.year),
+        (given.month, expected.month),
+        (given.day, expected.day),
+    )
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        return WRONG
+    return rule(is_right=True) if given == expected else UNDECIDED
+
+
+def read_date(text: str) -> CalendarDate | None:
+    """The one date that a text names, or None."""
+    rest = unicodedata.normalize("NFKC", bare(text))
+    if _NEGATION.search(rest):
+        return None
+    found: set[CalendarDate | None] = set()
+    for form in _FORMS:
+        found |= {_to_date(match.groupdict()) for match in form.finditer(rest)}
+        rest = form.sub(" ", rest)
+    return found.pop() if len(found) == 1 else None
+
+
+def _to_date(parts: dict[str, str | None]) -> CalendarDate | None:
+    month, day = _month(parts.get("month")), _whole(parts.get("day"))
+    first, second = _whole(parts.get("first")), _whole(parts.get("second"))
+    if first is not None and second is not None:
+        if first <= 12 and second <= 12 and first != second:
+            return None
+        month, day = (second, first) if first > 12 else (first, second)
+    year = _whole(parts["year"])
+    assert year is not None, "every form names a year"
+    try:
+        datetime.date(year, month or 1, day or 1)
+    except ValueError:
+        return None
+    return CalendarDate(year=year, month=month, day=day)
+
+
+def _month(written: str | None) -> int | None:
+    return None if written is None else _MONTHS.get(written.lower()) or _whole(written)
+
+
+def _whole(digits: str | None) -> int | None:
+    return None if digits is None else int(digits)

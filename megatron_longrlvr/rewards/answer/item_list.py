@@ -1,0 +1,34 @@
+"""List: the same items, in any order and however they are separated.
+
+Items are separated by commas, semicolons, new lines, bullets, numbering or the word "and", and
+compared as normalised texts; an item named twice counts once.
+
+Refused, that is left undecided: an item more, less or other, items that hold a separator of their
+own ("Trinidad and Tobago") unless both texts separate alike, and a list inside a sentence. Where
+order matters, this verifier does not suit.
+"""
+
+from __future__ import annotations
+
+import re
+
+from megatron_longrlvr.rewards.answer.bare import bare
+from megatron_longrlvr.rewards.answer.normalized import normalize
+from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, WRONG, Verdict
+
+# A comma within a number separates nothing.
+_SEPARATOR = re.compile(r"[;\n\u2022]|,(?!\d{3}(?!\d))|\s(?:and|&)\s", re.IGNORECASE)
+_BULLET = re.compile(r"^\s*+(?:[-*+]|\(?+\d{1,2}[.)])\s++")
+
+
+def verify(answer: str, reference: str) -> Verdict:
+    """Right if both texts list the same items."""
+    given = _items(answer)
+    if not given:
+        return WRONG
+    return RIGHT if given == _items(reference) else UNDECIDED
+
+
+def _items(text: str) -> frozenset[str]:
+    parts = (_BULLET.sub("", part, count=1) for part in _SEPARATOR.split(bare(text)))
+    return frozenset(item for part in parts if (item := normalize(part)))

@@ -1,0 +1,71 @@
+"""Units and number words that stand behind a number, and what they are worth.
+
+Only factors that hold always: a month has no fixed number of days, and currencies have no rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+
+def _spellings(
+    factor_by_names: Mapping[str, str], dimension: str
+) -> dict[str, tuple[str, Fraction]]:
+    return {
+        name: (dimension, Fraction(factor))
+        for names, factor in factor_by_names.items()
+        for name in names.split("|")
+    }
+
+
+UNITS: Mapping[str, tuple[str, Fraction]] = {
+    **_spellings(
+        {
+            "mm|millimeter|millimeters|millimetre|millimetres": "1/1000",
+            "cm|centimeter|centimeters|centimetre|centimetres": "1/100",
+            "m|meter|meters|metre|metres": "1",
+            "km|kilometer|kilometers|kilometre|kilometres": "1000",
+            "in|inch|inches": "0.0254",
+            "ft|foot|feet": "0.3048",
+            "yd|yard|yards": "0.9144",
+            "mi|mile|miles": "1609.344",
+        },
+        "length",
+    ),
+    **_spellings(
+        {
+            "mg|milligram|milligrams": "1/1000",
+            "g|gram|grams": "1",
+            "kg|kilogram|kilograms": "1000",
+            "ton|tons|tonne|tonnes": "1000000",
+            "oz|ounce|ounces": "28.349523125",
+            "lb|lbs|pound|pounds": "453.59237",
+        },
+        "mass",
+    ),
+    **_spellings(
+        {
+            "ms|millisecond|milliseconds": "1/1000",
+            "s|sec|secs|second|seconds": "1",
+            "min|mins|minute|minutes": "60",
+            "h|hr|hrs|hour|hours": "3600",
+            "day|days": "86400",
+            "week|weeks": "604800",
+        },
+        "time",
+    ),
+    **_spellings({"month|months": "1", "year|years": "12"}, "months"),
+    **_spellings({"dollar|dollars|usd": "1", "cent|cents": "1/100"}, "dollars"),
+    **_spellings({"euro|euros|eur": "1"}, "euros"),
+}
+"""Dimension and factor to its base unit, by lower-case spelling."""
+
+MULTIPLIERS: Mapping[str, int] = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+"""Number words that multiply the number before them."""

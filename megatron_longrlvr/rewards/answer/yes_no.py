@@ -1,0 +1,37 @@
+"""Yes or no: the word with which the answer begins, or the only one of the two in it.
+
+Read are yes/no, true/false and correct/incorrect, as words of their own: "not", "know" and
+"yesterday" are neither.
+
+Refused, that is left undecided: an answer with both words of which neither comes first, one with
+neither, a hedge ("yes and no"), and a reference that is not one of the words alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+from megatron_longrlvr.rewards.answer.normalized import normalize
+from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, WRONG, Verdict, rule
+
+_MEANINGS = {
+    **dict.fromkeys(("yes", "true", "correct"), True),
+    **dict.fromkeys(("no", "false", "incorrect"), False),
+}
+_HEDGE = re.compile(r"^(?:yes|true|correct) (?:and|or) |^(?:no|false|incorrect) (?:and|or) ")
+# "yes" and "no" are answers wherever they stand; "it is not true" shows that the others are not.
+_ANYWHERE = frozenset({"yes", "no"})
+
+
+def verify(answer: str, reference: str) -> Verdict:
+    """Compare what the answer says with the reference's word."""
+    words = normalize(answer).split()
+    if not words:
+        return WRONG
+    expected = _MEANINGS.get(normalize(reference))
+    if expected is None or _HEDGE.match(" ".join(words)):
+        return UNDECIDED
+    if words[0] in _MEANINGS:
+        return rule(is_right=_MEANINGS[words[0]] is expected)
+    said = {_MEANINGS[word] for word in words if word in _ANYWHERE}
+    return rule(is_right=said == {expected}) if len(said) == 1 else UNDECIDED

@@ -1,0 +1,28 @@
+"""Yes and no: read as words of their own, and only where the answer says one of them."""
+
+import pytest
+
+from megatron_longrlvr.rewards.answer import yes_no
+from megatron_longrlvr.rewards.answer.verdict import Ruling
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "ruling"),
+    [
+        pytest.param("Yes.", "yes", Ruling.RIGHT, id="same"),
+        pytest.param("Answer: No", "no", Ruling.RIGHT, id="label"),
+        pytest.param("true", "Yes", Ruling.RIGHT, id="synonym"),
+        pytest.param("No, yes would be wrong", "no", Ruling.RIGHT, id="first-word-counts"),
+        pytest.param("The answer is yes", "yes", Ruling.RIGHT, id="only-one-of-the-two"),
+        pytest.param("Yes", "no", Ruling.WRONG, id="opposite"),
+        pytest.param("", "no", Ruling.WRONG, id="empty"),
+        pytest.param("I do not know", "no", Ruling.UNDECIDED, id="not-and-know-are-no-no"),
+        pytest.param("yesterday", "yes", Ruling.UNDECIDED, id="yesterday"),
+        pytest.param("yes and no", "yes", Ruling.UNDECIDED, id="hedge"),
+        pytest.param("some say yes, others no", "no", Ruling.UNDECIDED, id="both"),
+        pytest.param("it is not true", "no", Ruling.UNDECIDED, id="negated-synonym"),
+        pytest.param("Yes", "Paris", Ruling.UNDECIDED, id="reference-is-neither"),
+    ],
+)
+def test_ruling(answer, reference, ruling):
+    assert yes_no.verify(answer, reference).ruling is ruling
