@@ -148,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     # megatron-core's own calls, which the person at the terminal can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    for message in ("Apex is not installed", "full scope is deprecated", "The .grad attribute"):
+        warnings.filterwarnings("ignore", message, UserWarning, module=r"megatron\.core")
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
     # argparse takes all positional arguments at once: those behind an option are left over.

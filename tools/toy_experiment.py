@@ -3,9 +3,10 @@
     python tools/toy_experiment.py --output tests/records/toy_grpo.json
     python tools/toy_experiment.py --only outcome --seeds 0 --dry-run
 
-Every run is ``longrlvr train tiny_cpu`` with a few settings replaced, in one process; two run side
-by side. A run that is finished in --runs is not repeated. The record holds, for each run, its
-settings and all held-out measurements, and for each experiment the mean over seeds.
+Every run is ``longrlvr train tiny_cpu`` with a few settings replaced, in one process; --workers
+says how many run side by side. A run that is finished in --runs is not repeated. The record
+holds, for each run, its settings and all held-out measurements, and for each experiment the mean
+over seeds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from megatron_longrlvr.observability.metric_log import MetricKind, read_metric_l
 from megatron_longrlvr.observability.provenance import library_versions, read_git_state
 
 ROOT = Path(__file__).parents[1]
-WORKERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def experiments(no_skill_start: Path) -> list[Experiment]:
             name="outcome_only_200",
             overrides=("rewards.variant=outcome_only",),
             steps=200,
-            seeds=1,
+            seeds=3,
         ),
         Experiment(name="eta0", overrides=("rewards.context.eta=0",), steps=80, seeds=1),
         Experiment(
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/toy_experiment")
     parser.add_argument("--only", nargs="*", help="names of experiments; default all")
     parser.add_argument("--seeds", type=int, help="at most so many seeds of each")
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side (default: 2)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     arguments = parser.parse_args()
     runs = arguments.runs.absolute()
@@ -208,13 +209,14 @@ def main() -> None:
         return
     if any("no_skill" in row.name for row in rows) and not (runs / "no_skill_start/hf").exists():
         make_no_skill_start(runs)
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(arguments.workers) as pool:
         results = list(pool.map(lambda job: run(*job, runs), jobs))
     git = read_git_state(ROOT)
     record = {
         "what": "held-out scores of GRPO on the toy task (recipe tiny_cpu), 512 prompts, T = 1",
         "commit": None if git is None else git.commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run, two at a time",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run, "
+        f"{arguments.workers} at a time",
         "versions": library_versions(),
         "start": measure_start(runs),
         "summary": summarize(rows, results),
