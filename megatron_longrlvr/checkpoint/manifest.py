@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,17 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             names it.
     """
     manifest = _read_manifest(directory / MANIFEST_FILE)
-    for name, size in manifest.bytes_by_file.items():
+    check_files(directory, manifest.bytes_by_file)
+    return Checkpoint(directory=directory, manifest=manifest)
+
+
+def check_files(directory: Path, bytes_by_file: Mapping[str, int]) -> None:
+    """Hold the files of a directory against the sizes that its manifest states.
+
+    Raises:
+        CheckpointError: A file is missing or has another size; names it.
+    """
+    for name, size in bytes_by_file.items():
         path = directory / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; the checkpoint is damaged")
@@ -117,7 +128,23 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} has {found} bytes instead of {size}; the checkpoint is damaged"
             )
-    return Checkpoint(directory=directory, manifest=manifest)
+
+
+def publish(partial: Path, directory: Path) -> None:
+    """Give a finished directory its name; an older one of that name goes at the last moment."""
+    replaced = replaced_directory(directory)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    if directory.exists():
+        directory.rename(replaced)
+    partial.rename(directory)
+    # The new names must survive a power failure before anybody removes an older checkpoint.
+    parent = os.open(directory.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def list_checkpoints(run_dir: Path) -> tuple[Checkpoint, ...]:

@@ -18,12 +18,12 @@ from typing import Any
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_longrlvr.checkpoint.bucket_padding import bucket_padding_kept
+from megatron_longrlvr.checkpoint.weights import fill_chunks, sharding_metadata, weights_state
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.model.mcore import (
     CheckpointingException,
     MegatronOptimizer,
-    ShardedObject,
     StrictHandling,
     dist_checkpointing,
 )
@@ -70,10 +70,7 @@ def read_learner(directory: Path, learner: Learner, *, with_optimizer: bool) -> 
         )
     except (CheckpointingException, CheckpointException, OSError) as error:
         raise CheckpointError(f"{directory} does not fit the learner: {error}") from error
-    for key, chunk in zip(_model_keys(learner), learner.policy.chunks, strict=True):
-        result = chunk.load_state_dict(state[key], strict=False)
-        missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
-        assert not missing, f"weights without a place in checkpoints: {missing}"
+    fill_chunks(learner.policy.chunks, state)
     if not with_optimizer:
         learner.optimizer.reload_model_params()  # its fp32 copy of the weights
         return
@@ -84,42 +81,17 @@ def read_learner(directory: Path, learner: Learner, *, with_optimizer: bool) -> 
 
 
 def _sharded_state(learner: Learner, *, is_loading: bool, with_optimizer: bool) -> dict[str, Any]:
-    metadata = {
-        "dp_cp_group": learner.policy.groups.dp_cp,
-        # The default cannot be loaded by another layout.
-        "distrib_optim_sharding_type": "fully_reshardable",
-        # Gather the optimizer state on one data-parallel rank instead of on all of them: eight
-        # ranks of a node would otherwise each hold all of it in host memory.
-        "distrib_optim_fully_reshardable_mem_efficient": True,
-        "chained_optim_avoid_prefix": True,
-        "singleton_local_shards": False,
-    }
-    model = {
-        key: _tensors_only(chunk.sharded_state_dict(metadata=metadata))
-        for key, chunk in zip(_model_keys(learner), learner.policy.chunks, strict=True)
-    }
+    model = weights_state(learner.policy.chunks, learner.policy.groups)
     if not with_optimizer:
         return model
     with bucket_padding_kept(learner.optimizer):
         optimizer = learner.optimizer.sharded_state_dict(
-            model, is_loading=is_loading, metadata=metadata
+            model, is_loading=is_loading, metadata=sharding_metadata(learner.policy.groups)
         )
     # Ranks that gave their part to another: megatron-core compares what is left on all ranks.
     if optimizer.get("param_state", ...) is None:
         del optimizer["param_state"]
     return {**model, "optimizer": optimizer}
-
-
-def _tensors_only(state: dict[str, Any]) -> dict[str, Any]:
-    # What is left out is the "extra state" of linear layers, which is None without Transformer
-    # Engine and would be read back through unrestricted pickle.
-    return {name: value for name, value in state.items() if not isinstance(value, ShardedObject)}
-
-
-def _model_keys(learner: Learner) -> list[str]:
-    # The names that megatron-core's optimizer looks for.
-    count = len(learner.policy.chunks)
-    return ["model"] if count == 1 else [f"model{index}" for index in range(count)]
 
 
 def _settings(optimizer: MegatronOptimizer) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ Every rank calls these functions alike.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,21 +24,20 @@ from megatron_longrlvr.checkpoint.manifest import (
     checkpoint_directory,
     file_sizes,
     partial_directory,
+    publish,
     read_checkpoint,
-    replaced_directory,
     write_manifest,
 )
 from megatron_longrlvr.checkpoint.random_state import load_random_state, save_random_state
 from megatron_longrlvr.checkpoint.run_state import RunState, read_state, write_state
 from megatron_longrlvr.checkpoint.sharded import read_learner, write_learner
+from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.observability.provenance import library_versions
 from megatron_longrlvr.parallel.collectives import broadcast_object, gather_objects
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.stages import PolicyVersion
-
-_LEARNER = "learner"
 
 _Value = TypeVar("_Value")
 
@@ -65,14 +63,14 @@ def save_checkpoint(
     assert directory.name == checkpoint_directory(Path(), state.step).name, "misnamed checkpoint"
     groups, partial = learner.policy.groups, partial_directory(directory)
     _on_first_rank(groups, lambda: _clear(partial))
-    write_learner(partial / _LEARNER, learner)
+    write_learner(partial / WEIGHTS_DIRECTORY, learner)
     _on_every_rank(groups, lambda: save_random_state(partial, groups.rank))
 
     def finish() -> Checkpoint:
         write_state(partial, state)
         manifest = _manifest(learner, state, config_fingerprint, file_sizes(partial))
         write_manifest(partial, manifest)
-        _publish(partial, directory)
+        publish(partial, directory)
         return Checkpoint(directory=directory, manifest=manifest)
 
     return _on_first_rank(groups, finish)
@@ -93,7 +91,7 @@ def load_checkpoint(directory: Path, learner: Learner) -> RunState:
     checkpoint = _on_first_rank(groups, lambda: read_checkpoint(directory))
     state = _on_first_rank(groups, lambda: read_state(directory))
     _check_kind(checkpoint, learner)
-    read_learner(directory / _LEARNER, learner, with_optimizer=state.policy_version > 0)
+    read_learner(directory / WEIGHTS_DIRECTORY, learner, with_optimizer=state.policy_version > 0)
     learner.version = PolicyVersion(state.policy_version)
     if checkpoint.manifest.layout == asdict(groups.layout):
         _on_every_rank(groups, lambda: load_random_state(directory, groups.rank))
@@ -139,23 +137,7 @@ def _clear(partial: Path) -> None:
     # Left behind by a save of the same step that was killed.
     if partial.exists():
         shutil.rmtree(partial)
-    (partial / _LEARNER).mkdir(parents=True)
-
-
-def _publish(partial: Path, directory: Path) -> None:
-    replaced = replaced_directory(directory)
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if directory.exists():
-        directory.rename(replaced)
-    partial.rename(directory)
-    # The new names must survive a power failure before anybody removes an older checkpoint.
-    parent = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    (partial / WEIGHTS_DIRECTORY).mkdir(parents=True)
 
 
 def _on_first_rank(groups: ProcessGroups, action: Callable[[], _Value]) -> _Value:

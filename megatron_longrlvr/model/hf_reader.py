@@ -84,6 +84,18 @@ class HfReader:
     def __contains__(self, name: object) -> bool:
         return name in self._file_by_name
 
+    def path_of(self, name: str) -> Path:
+        """File that holds a tensor."""
+        return self.folder / self._file_by_name[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Every tensor of the folder."""
+        return tuple(self._file_by_name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Full shape of a tensor."""
+        return tuple(self._slice(name).get_shape())
+
     def read(self, name: str, index: tuple[slice, ...] = ()) -> Tensor:
         """Read a tensor, or the part of it that ``index`` names, in the file's dtype."""
         part = self._part(name)

@@ -70,9 +70,7 @@ def load_hf_weights(
         rules["output_layer.weight"] = tied_output_rule(spec)
     _check_parameters(parameters, rules)
     with HfReader(folder, spellings=other_spellings(spec)) as reader:
-        reader.check(hf_shapes(spec), ignored={_TIED_OUTPUT} if spec.tie_word_embeddings else set())
-        if spec.tie_word_embeddings and _TIED_OUTPUT in reader:
-            _check_tied(reader)
+        check_folder(reader, spec)
         for name, parameter in parameters.items():
             rule = rules[name]
             indices = hf_slices(rule, spec, tp_rank=tp_rank, tp_size=tp_size)
@@ -82,6 +80,17 @@ def load_hf_weights(
                 f"{name} has shape {tuple(parameter.shape)}, the table gives {tuple(value.shape)}"
             )
             parameter.copy_(value)
+
+
+def check_folder(reader: HfReader, spec: ModelSpec) -> None:
+    """Make sure that a folder holds the tensors of a model, all of them and no other.
+
+    Raises:
+        CheckpointError: It does not; names tensor and file.
+    """
+    reader.check(hf_shapes(spec), ignored={_TIED_OUTPUT} if spec.tie_word_embeddings else set())
+    if spec.tie_word_embeddings and _TIED_OUTPUT in reader:
+        _check_tied(reader)
 
 
 @torch.no_grad()

@@ -13,6 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_longrlvr.checkpoint.weights import (
+    WEIGHTS_DIRECTORY,
+    holds_torch_dist,
+    read_weights,
+)
 from megatron_longrlvr.config.policy import ModelConfig
 from megatron_longrlvr.model.build import DTYPES, build_chunks
 from megatron_longrlvr.model.hf_weights import load_hf_weights
@@ -125,8 +130,14 @@ class Policy:
 
 
 def load_policy(folder: Path, spec: ModelSpec, groups: ProcessGroups, model: ModelConfig) -> Policy:
-    """Build a policy and fill it from a Hugging Face folder."""
+    """Build a policy and fill it from a Hugging Face folder, or one converted to torch_dist.
+
+    Collective.
+    """
     chunks = build_chunks(spec, groups, model)
-    layout = groups.layout
-    load_hf_weights(chunks, folder, spec, tp_rank=groups.tp_rank, tp_size=layout.tp)
+    if holds_torch_dist(folder):
+        read_weights(folder / WEIGHTS_DIRECTORY, chunks, groups)
+    else:
+        place = {"tp_rank": groups.tp_rank, "tp_size": groups.layout.tp}
+        load_hf_weights(chunks, folder, spec, **place)
     return Policy(spec=spec, groups=groups, model=model, chunks=chunks)

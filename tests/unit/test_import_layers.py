@@ -32,7 +32,7 @@ LAYERS = {
         ),
     ],
     "logic": ["data", "rewards", "algorithms", "theory", "evaluation.scoring", "observability"],
-    "machines": ["model", "rollout", "refit", "checkpoint", "parallel"],
+    "machines": ["model", "rollout", "refit", "checkpoint", "conversion", "parallel"],
     "assembly": ["trainer", "aligner", "evaluation", "reporting"],
     "doors": ["cli", "__main__"],
 }

@@ -1,0 +1,89 @@
+"""The weights of model chunks in megatron-core's torch_dist format.
+
+Every tensor is stored under its place in the whole model, so that any layout can load what
+another saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.model.mcore import (
+    CheckpointingException,
+    ShardedObject,
+    StrictHandling,
+    dist_checkpointing,
+)
+from megatron_longrlvr.parallel.groups import ProcessGroups
+
+WEIGHTS_DIRECTORY = "learner"
+"""Where the torch_dist files lie within a checkpoint, of a run or converted."""
+
+
+def holds_torch_dist(folder: Path) -> bool:
+    """Whether a model folder holds its weights as torch_dist."""
+    return (folder / WEIGHTS_DIRECTORY / ".metadata").is_file()
+
+
+def sharding_metadata(groups: ProcessGroups) -> dict[str, Any]:
+    """How megatron-core is to name and cut what it saves or loads."""
+    return {
+        "dp_cp_group": groups.dp_cp,
+        # The default cannot be loaded by another layout.
+        "distrib_optim_sharding_type": "fully_reshardable",
+        # Gather the optimizer state on one data-parallel rank instead of on all of them: eight
+        # ranks of a node would otherwise each hold all of it in host memory.
+        "distrib_optim_fully_reshardable_mem_efficient": True,
+        "chained_optim_avoid_prefix": True,
+        "singleton_local_shards": False,
+    }
+
+
+def weights_state(chunks: Sequence[Any], groups: ProcessGroups) -> dict[str, Any]:
+    """Sharded state of this rank's chunks, to save it or to load into."""
+    metadata = sharding_metadata(groups)
+    return {
+        key: _tensors_only(chunk.sharded_state_dict(metadata=metadata))
+        for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
+    }
+
+
+def fill_chunks(chunks: Sequence[Any], state: dict[str, Any]) -> None:
+    """Put loaded weights into the chunks."""
+    for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
+        result = chunk.load_state_dict(state[key], strict=False)
+        missing = [name for name in result.missing_keys if not name.endswith("_extra_state")]
+        assert not missing, f"weights without a place in checkpoints: {missing}"
+
+
+def read_weights(directory: Path, chunks: Sequence[Any], groups: ProcessGroups) -> None:
+    """Fill this rank's chunks from a directory that holds weights alone. Collective.
+
+    Values are converted to each parameter's dtype.
+
+    Raises:
+        CheckpointError: A tensor is missing, left over or of another shape, or a file is damaged.
+    """
+    try:
+        state = dist_checkpointing.load(
+            weights_state(chunks, groups), str(directory), strict=StrictHandling.RAISE_ALL
+        )
+    except (CheckpointingException, CheckpointException, OSError) as error:
+        raise CheckpointError(f"{directory} does not fit the model: {error}") from error
+    fill_chunks(chunks, state)
+
+
+def _tensors_only(state: dict[str, Any]) -> dict[str, Any]:
+    # What is left out is the "extra state" of linear layers, which is None without Transformer
+    # Engine and would be read back through unrestricted pickle.
+    return {name: value for name, value in state.items() if not isinstance(value, ShardedObject)}
+
+
+def _model_keys(chunks: Sequence[Any]) -> list[str]:
+    # The names that megatron-core's optimizer looks for.
+    return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]

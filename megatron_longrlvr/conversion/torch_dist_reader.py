@@ -1,0 +1,248 @@
+"""Reading torch_dist checkpoints of any layout, any part of any tensor.
+
+Files are mapped, not read: what is asked for comes from the page cache, and no memory of this
+process holds it unless it has to be put together from several chunks.
+
+The index is a pickle; only the classes that torch writes into it are let in.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import pickle
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_longrlvr.conversion.torch_dist_writer import INDEX_FILE
+from megatron_longrlvr.errors import CheckpointError
+
+_MODULES_OF_INDEX = (
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.planner",
+    "torch.distributed.checkpoint.filesystem",
+)
+_NAMES_OF_INDEX = {
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", "bfloat16", "float16", "float32", "float64", "int64", "int32", "uint8"},
+}
+
+# Zip format: a local file header is 30 bytes, the lengths of name and extra field its last four.
+_LOCAL_HEADER_BYTES = 30
+_LENGTHS = struct.Struct("<HH")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredChunkPlace:
+    """One box of a stored tensor and the bytes that hold it."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    path: Path
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """One tensor of the index."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    chunks: tuple[StoredChunkPlace, ...]
+
+
+class TorchDistReader:
+    """The tensors of a directory of ``.distcp`` files, by key."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.tensors = _read_index(directory)
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._values: dict[tuple[Path, int], Tensor] = {}
+
+    def read(self, key: str, lead: tuple[int, ...], box: tuple[slice, ...]) -> Tensor:
+        """Read a part of a tensor.
+
+        Args:
+            key: A key of :attr:`tensors`.
+            lead: Index into the leading dims.
+            box: Range of each remaining dim, with both ends.
+
+        Returns:
+            Values of the box; shares the file's memory where one chunk holds all of them.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or no chunk holds some part.
+        """
+        stored = self.tensors[key]
+        wanted = (*(slice(index, index + 1) for index in lead), *box)
+        sizes = [one.stop - one.start for one in wanted]
+        result: Tensor | None = None
+        num_found = 0
+        for chunk in stored.chunks:
+            common = _overlap(wanted, chunk)
+            if common is None:
+                continue
+            part = self._chunk(key, chunk, stored.dtype)[_relative(common, chunk.offsets)]
+            num_found += part.numel()
+            if list(part.shape) == sizes:
+                result = part
+                break
+            if result is None:
+                result = torch.empty(sizes, dtype=stored.dtype)
+            result[_relative(common, tuple(one.start for one in wanted))] = part
+        if result is None or num_found < result.numel():
+            raise CheckpointError(f"{self.directory / INDEX_FILE} has no chunk for a part of {key}")
+        return result.reshape(sizes[len(lead) :])
+
+    def check(self) -> None:
+        """Make sure that every chunk lies within its file.
+
+        Raises:
+            CheckpointError: It does not; names tensor and file.
+        """
+        for key, stored in self.tensors.items():
+            for chunk in stored.chunks:
+                if not chunk.path.is_file():
+                    raise CheckpointError(f"{chunk.path} is missing; tensor {key} is there")
+                if chunk.start + chunk.length > chunk.path.stat().st_size:
+                    raise CheckpointError(f"{chunk.path} is truncated; tensor {key} is cut off")
+
+    def _chunk(self, key: str, chunk: StoredChunkPlace, dtype: torch.dtype) -> Tensor:
+        place = (chunk.path, chunk.start)
+        if place not in self._values:
+            try:
+                archive = _Archive(self._map(chunk.path), chunk.start, chunk.length)
+                self._values[place] = _values_in(archive, chunk.sizes, dtype)
+            except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, KeyError) as error:
+                raise CheckpointError(
+                    f"{chunk.path} is missing or damaged where tensor {key} is: {error}"
+                ) from error
+        return self._values[place]
+
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._maps:
+            with path.open("rb") as file:
+                # A private mapping, never written to: torch wants a buffer it may write.
+                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[path]
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - classes of any kind
+        if module in _MODULES_OF_INDEX or name in _NAMES_OF_INDEX.get(module, set()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong into an index")
+
+
+class _Archive(io.RawIOBase):
+    """One ``torch.save`` archive within a mapped file, as a file of its own."""
+
+    def __init__(self, mapped: mmap.mmap, start: int, length: int) -> None:
+        if start + length > len(mapped):
+            raise ValueError("the file is truncated")
+        self.mapped, self.start, self.length = mapped, start, length
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.length}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        count = max(min(len(buffer), self.length - self._position), 0)
+        first = self.start + self._position
+        buffer[:count] = self.mapped[first : first + count]
+        self._position += count
+        return count
+
+
+def _values_in(archive: _Archive, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    described = torch.load(archive, map_location="meta", weights_only=True)  # type: ignore[arg-type]
+    expected = torch.empty(sizes, dtype=dtype, device="meta")
+    for what in ("dtype", "shape", "stride", "storage_offset"):
+        found, wanted = getattr(described, what), getattr(expected, what)
+        if what in ("stride", "storage_offset"):
+            found, wanted = found(), wanted()
+        if found != wanted:
+            raise ValueError(f"{what} is {found}, the index says {wanted}")
+    archive.seek(0)
+    with zipfile.ZipFile(archive) as entries:
+        (entry,) = [one for one in entries.infolist() if one.filename.endswith("/data/0")]
+    if entry.file_size != expected.nbytes:
+        raise ValueError(f"{entry.file_size} bytes of values instead of {expected.nbytes}")
+    header = archive.start + entry.header_offset
+    lengths = _LENGTHS.unpack_from(archive.mapped, header + _LOCAL_HEADER_BYTES - _LENGTHS.size)
+    first = header + _LOCAL_HEADER_BYTES + sum(lengths)
+    values = torch.frombuffer(
+        archive.mapped, dtype=torch.uint8, count=expected.nbytes, offset=first
+    )
+    return values.view(dtype).reshape(sizes)
+
+
+def _read_index(directory: Path) -> dict[str, StoredTensor]:
+    path = directory / INDEX_FILE
+    try:
+        with path.open("rb") as file:
+            index = _IndexUnpickler(file).load()
+        place_by_chunk = {
+            (one.fqn, tuple(one.offset)): place
+            for one, place in index.storage_data.items()
+            if one.offset is not None
+        }
+        return {
+            key: StoredTensor(
+                shape=tuple(stored.size),
+                dtype=stored.properties.dtype,
+                chunks=tuple(
+                    _chunk_place(directory, chunk, place_by_chunk[key, tuple(chunk.offsets)])
+                    for chunk in stored.chunks
+                ),
+            )
+            for key, stored in index.state_dict_metadata.items()
+            if hasattr(stored, "chunks")
+        }
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; this is no torch_dist checkpoint") from None
+    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{path} is not an index of tensors: {error!r}") from error
+
+
+def _chunk_place(directory: Path, chunk: Any, place: Any) -> StoredChunkPlace:  # noqa: ANN401
+    return StoredChunkPlace(
+        offsets=tuple(chunk.offsets),
+        sizes=tuple(chunk.sizes),
+        path=directory / place.relative_path,
+        start=place.offset,
+        length=place.length,
+    )
+
+
+def _overlap(wanted: tuple[slice, ...], chunk: StoredChunkPlace) -> tuple[slice, ...] | None:
+    common = tuple(
+        slice(max(one.start, offset), min(one.stop, offset + size))
+        for one, offset, size in zip(wanted, chunk.offsets, chunk.sizes, strict=True)
+    )
+    return common if all(one.start < one.stop for one in common) else None
+
+
+def _relative(box: tuple[slice, ...], origin: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(
+        slice(one.start - first, one.stop - first) for one, first in zip(box, origin, strict=True)
+    )
