@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from megatron_longrlvr.conversion.folder import (
 )
 from megatron_longrlvr.conversion.progress import Advance, ignore_progress
 from megatron_longrlvr.conversion.ranks import Ranks
+from megatron_longrlvr.conversion.row_blocks import BLOCK_BYTES, row_blocks
 from megatron_longrlvr.conversion.safetensors_writer import (
     FilePlan,
     TensorPlace,
@@ -34,8 +35,6 @@ from megatron_longrlvr.model.hf_reader import INDEX_FILE, SINGLE_FILE
 from megatron_longrlvr.model.spec import ModelSpec
 
 _BYTES_PER_GB = 1000**3
-# Small beside the memory of any machine, large beside the cost of a read or a write.
-_BLOCK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,7 @@ class Export:
             for name, place in file.places.items()
             if ".layers.0.self_attn." in name
         )
-        return max(2 * attention, 2 * _BLOCK_BYTES)
+        return max(2 * attention, 2 * BLOCK_BYTES)
 
     @property
     def copied_files(self) -> tuple[str, ...]:
@@ -167,7 +166,7 @@ def _write_tensors(
                 file = open_files.enter_context((folder / place.file).open("r+b", buffering=0))
                 descriptors[place.file] = file.fileno()
             at = place.start
-            for start, stop in _row_blocks(work.shape_by_name[name], work.dtype_by_name[name]):
+            for start, stop in row_blocks(work.shape_by_name[name], work.dtype_by_name[name]):
                 values = tensors.read(name, start, stop)
                 try:
                     write_values(descriptors[place.file], values, at)
@@ -179,13 +178,6 @@ def _write_tensors(
                 advance(values.nbytes)
         for descriptor in descriptors.values():
             os.fsync(descriptor)
-
-
-def _row_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[int, int]]:
-    row_bytes = torch.Size(shape[1:]).numel() * dtype.itemsize
-    step = max(_BLOCK_BYTES // row_bytes, 1)
-    for start in range(0, shape[0], step):
-        yield start, min(start + step, shape[0])
 
 
 def _describe(work: Export, folder: Path) -> None:

@@ -125,8 +125,13 @@ def write_index(directory: Path, plan: CheckpointPlan, stored: Iterable[StoredCh
 def _save(value: Tensor, file: BinaryIO) -> None:
     # torch.save alone would copy all values into a bytes object and compute a checksum that
     # torch.load does not read: a third of the speed.
-    with skip_data():
-        torch.save(value, _ValuesInPlace(file, value))  # type: ignore[arg-type] # what it needs of one
+    try:
+        with skip_data():
+            torch.save(value, _ValuesInPlace(file, value))  # type: ignore[arg-type] # what it needs
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch complains of the archive it cut short
+            raise error.__context__ from None
+        raise
 
 
 class _ValuesInPlace:
