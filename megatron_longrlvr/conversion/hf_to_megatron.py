@@ -15,6 +15,7 @@ from megatron_longrlvr.conversion.folder import (
     write_converted_manifest,
 )
 from megatron_longrlvr.conversion.pieces import (
+    PIECE_BYTES,
     CheckpointPlan,
     Piece,
     plan_checkpoint,
@@ -48,12 +49,15 @@ class Import:
         return tuple(path.name for path in description_files(self.source))
 
 
-def plan_import(source: Path, *, dtype: torch.dtype | None = None) -> Import:
+def plan_import(
+    source: Path, *, dtype: torch.dtype | None = None, piece_bytes: int = PIECE_BYTES
+) -> Import:
     """Check a folder and plan its conversion; reads no values but those of tied embeddings.
 
     Args:
         source: Hugging Face folder with safetensors.
         dtype: Of everything stored; None keeps each tensor's own.
+        piece_bytes: Parameters above this are read and written in pieces.
 
     Raises:
         ConfigError: ``config.json`` describes a model that is not known; names the key.
@@ -63,7 +67,11 @@ def plan_import(source: Path, *, dtype: torch.dtype | None = None) -> Import:
     spec = read_model_spec(source)
     with HfReader(source) as reader:
         check_folder(reader, spec)
-        return Import(source=source, spec=spec, plan=plan_checkpoint(reader, spec, dtype=dtype))
+        return Import(
+            source=source,
+            spec=spec,
+            plan=plan_checkpoint(reader, spec, dtype=dtype, piece_bytes=piece_bytes),
+        )
 
 
 def run_import(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_longrlvr.conversion.torch_dist_names import places, stored_shapes
+from megatron_longrlvr.conversion.torch_dist_names import Place, places, stored_shapes
 from megatron_longrlvr.errors import CheckpointError, ConfigError
 from megatron_longrlvr.model.hf_reader import HfReader
 from megatron_longrlvr.model.spec import ModelSpec
@@ -28,7 +28,7 @@ from megatron_longrlvr.model.weight_map import (
 )
 
 # Small beside the memory of any machine, large beside the cost of a read or a write.
-_PIECE_BYTES = 32 * 2**20
+PIECE_BYTES = 32 * 2**20
 # No tensor-parallel group is larger in practice, and each piece costs an entry in the index.
 _MOST_PIECES = 64
 
@@ -73,7 +73,7 @@ class CheckpointPlan:
 
 
 def plan_checkpoint(
-    reader: HfReader, spec: ModelSpec, *, dtype: torch.dtype | None
+    reader: HfReader, spec: ModelSpec, *, dtype: torch.dtype | None, piece_bytes: int = PIECE_BYTES
 ) -> CheckpointPlan:
     """List what a folder becomes.
 
@@ -81,6 +81,7 @@ def plan_checkpoint(
         reader: Of a folder that was checked to hold this model.
         spec: The model.
         dtype: Of everything stored; None keeps each tensor's own.
+        piece_bytes: Parameters above this are cut, as long as they divide.
 
     Raises:
         CheckpointError: Tensors that are stored as one differ in dtype and ``dtype`` is None.
@@ -98,7 +99,7 @@ def plan_checkpoint(
                     f"{reader.path_of(name)}: tensor {name} is {own} and others that are stored "
                     f"with it in {place.key} are {dtype_by_key[place.key]}; give a --dtype for all"
                 )
-        pieces += _cut(rule, spec, place.key, place.lead, dtype_by_key[place.key])
+        pieces += _cut(rule, spec, place, dtype_by_key[place.key], piece_bytes)
     shapes = stored_shapes(rules, spec)
     return CheckpointPlan(
         shape_by_key={key: (*leading, *rest) for key, (leading, rest) in shapes.items()},
@@ -138,9 +139,10 @@ def share_of_rank(pieces: Sequence[Piece], *, rank: int, num_ranks: int) -> list
 
 
 def _cut(
-    rule: Rule, spec: ModelSpec, key: str, lead: tuple[int, ...], dtype: torch.dtype
+    rule: Rule, spec: ModelSpec, place: Place, dtype: torch.dtype, piece_bytes: int
 ) -> list[Piece]:
-    num_shares = _num_shares(rule, spec, dtype)
+    num_shares = _num_shares(rule, spec, dtype, piece_bytes)
+    key, lead = place.key, place.lead
     sizes = shard_shape(rule, spec, tp_size=num_shares)
     return [
         Piece(
@@ -170,13 +172,13 @@ def _boxes(
     return [((share * sizes[0], *origin[1:]), sizes)]
 
 
-def _num_shares(rule: Rule, spec: ModelSpec, dtype: torch.dtype) -> int:
+def _num_shares(rule: Rule, spec: ModelSpec, dtype: torch.dtype, piece_bytes: int) -> int:
     """Smallest power of two that makes the shares small, or the largest that divides."""
     nbytes = sum(math.prod(shape) for shape in rule.hf_shapes) * dtype.itemsize
     best = 1
     if rule.cut is Cut.REPLICATED:
         return best
-    while nbytes > best * _PIECE_BYTES and best < _MOST_PIECES and _divides(rule, spec, 2 * best):
+    while nbytes > best * piece_bytes and best < _MOST_PIECES and _divides(rule, spec, 2 * best):
         best *= 2
     return best
 

@@ -125,9 +125,12 @@ def write_index(directory: Path, plan: CheckpointPlan, stored: Iterable[StoredCh
 def _save(value: Tensor, file: BinaryIO) -> None:
     # torch.save alone would copy all values into a bytes object and compute a checksum that
     # torch.load does not read: a third of the speed.
+    # Of the same shape with a storage of its own, never touched: torch.save writes whole storages,
+    # and that of a view is a file's.
+    described = torch.empty(value.shape, dtype=value.dtype)
     try:
         with skip_data():
-            torch.save(value, _ValuesInPlace(file, value))  # type: ignore[arg-type] # what it needs
+            torch.save(described, _ValuesInPlace(file, value))  # type: ignore[arg-type] # what it needs
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # torch complains of the archive it cut short
             raise error.__context__ from None
