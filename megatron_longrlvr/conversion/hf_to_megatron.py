@@ -27,6 +27,7 @@ from megatron_longrlvr.conversion.ranks import Ranks
 from megatron_longrlvr.conversion.torch_dist_writer import ChunkWriter, StoredChunk, write_index
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.hf_reader import HfReader
+from megatron_longrlvr.model.hf_spelling import other_spellings
 from megatron_longrlvr.model.hf_weights import check_folder
 from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
 
@@ -65,7 +66,7 @@ def plan_import(
             tensor and file.
     """
     spec = read_model_spec(source)
-    with HfReader(source) as reader:
+    with HfReader(source, spellings=other_spellings(spec)) as reader:
         check_folder(reader, spec)
         return Import(
             source=source,
@@ -118,7 +119,10 @@ def run_import(
 def _write_pieces(
     work: Import, pieces: list[Piece], directory: Path, ranks: Ranks, advance: Advance
 ) -> tuple[StoredChunk, ...]:
-    with HfReader(work.source) as reader, ChunkWriter(directory, ranks.rank) as writer:
+    with (
+        HfReader(work.source, spellings=other_spellings(work.spec)) as reader,
+        ChunkWriter(directory, ranks.rank) as writer,
+    ):
         for piece in pieces:
             values = read_piece(reader, piece, work.spec)
             for chunk, value in zip(piece.chunks, values, strict=True):
