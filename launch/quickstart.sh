@@ -7,7 +7,8 @@
 #   --recipe NAME   a shipped recipe or a YAML file (default: tiny_cpu)
 #   --steps N       training steps of each run (default: as the recipe says)
 #   --procs N       processes, data-parallel unless layout.* says otherwise (default: 2)
-#   --dir DIR       where the two runs and report.html go (default: runs/quickstart)
+#   --dir DIR       where the two runs and report.html go (default: runs/quickstart, for another
+#                   recipe runs/quickstart-NAME)
 #   --dry-run       check the configuration and print what would run
 #   --help          print this
 #   key=value       settings of both runs, such as optimizer.lr=1e-3 or layout.tp=2
@@ -21,7 +22,7 @@ variants=(outcome_only longrlvr)
 
 recipe=tiny_cpu
 procs=2
-dir="$repo/runs/quickstart"
+dir=""
 dry_run=false
 overrides=()
 
@@ -55,7 +56,7 @@ read_arguments() {
 
 read_option() {
   case "$1" in
-    --recipe) recipe="$2" ;;
+    --recipe) recipe="$2" && [[ ! -f "$2" ]] || recipe="$(realpath -- "$2")" ;;
     --dir) dir="$(realpath --canonicalize-missing -- "$2")" ;;
     --steps | --procs)
       [[ "$2" =~ ^[1-9][0-9]*$ ]] || refuse "$1 must be a positive number, got $2"
@@ -114,10 +115,21 @@ write_report() {
 }
 
 read_arguments "$@"
+if [[ -z "$dir" ]]; then
+  dir="$repo/runs/quickstart"
+  [[ "$recipe" == tiny_cpu ]] || dir="$dir-$(basename "$recipe" .yaml)"
+fi
 trap 'stop 130' INT
 trap 'stop 143' TERM
 bash "$repo/launch/setup.sh"
+cd "$repo" # recipes name their models and data from here
 export OMP_NUM_THREADS=1 # one thread a process: two processes fill two cores
+
+# Some recipes start from a model and data that have to be made.
+prepare="$repo/launch/prepare_$recipe.sh"
+if [[ -f "$prepare" ]]; then
+  if $dry_run; then echo "quickstart: would run $prepare"; else supervise bash "$prepare"; fi
+fi
 
 if $dry_run; then
   for variant in "${variants[@]}"; do
