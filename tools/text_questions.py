@@ -21,6 +21,7 @@ from megatron_longrlvr.data.tokenizer import load_tokenizer
 from megatron_longrlvr.errors import DataError
 
 HELDOUT_EVERY = 4
+MAX_PLANTED = 5
 
 
 def read_texts(paths: list[Path]) -> list[str]:
@@ -48,7 +49,9 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
     settings = TextTaskSettings(
-        num_chunks=arguments.num_chunks, chunk_tokens=arguments.chunk_tokens
+        num_chunks=arguments.num_chunks,
+        chunk_tokens=arguments.chunk_tokens,
+        num_planted=min(arguments.num_chunks, MAX_PLANTED),
     )
     texts = read_texts(arguments.texts)
     parts = {

@@ -1,10 +1,10 @@
-"""The recipe of a supervised run: imitate demonstrations of the toy task."""
+"""The recipe of a supervised run: imitate demonstrations."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_longrlvr.config.policy import LayoutConfig, OptimizerConfig, SftModelConfig
 from megatron_longrlvr.config.section import Section
@@ -13,12 +13,24 @@ from megatron_longrlvr.config.training import RunSection
 
 
 class DemonstrationKind(Section):
-    """Demonstrations of one difficulty."""
+    """Demonstrations of one difficulty: of the toy task, or of questions in data files."""
 
-    task: ToyTaskConfig
+    task: ToyTaskConfig | None = None
+    paths: list[str] = []
+    """JSON lines or parquet, as for training; each question is answered with its evidence and its
+    first reference answer, in the format and without reasoning."""
+
     citation_accuracy: float = Field(default=1.0, ge=0, le=1)
     """Probability that a citation is right; see ``data/toy_task.py`` for what it is otherwise.
-    Answers follow the citations, right or wrong."""
+    Answers follow the citations, right or wrong. For the toy task alone."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.task is None) != bool(self.paths):
+            raise ValueError("give either task or paths")
+        if self.paths and self.citation_accuracy != 1.0:
+            raise ValueError("citation_accuracy goes with task; those of paths are all right")
+        return self
 
 
 class DemonstrationStage(Section):
@@ -42,7 +54,7 @@ class DemonstrationsConfig(Section):
     """Demonstrations per step, over all data-parallel ranks."""
 
     micro_batch_tokens: int = Field(gt=0)
-    """Token budget of one forward pass."""
+    """Token budget of one forward pass; a prompt from a data file that exceeds it is refused."""
 
 
 class SftRunConfig(Section):

@@ -7,8 +7,7 @@ Two kinds, both with one right answer and evidence that nobody had to annotate:
     cloze    the question quotes a sentence of the document with one word left out, a word that the
              document holds nowhere else
 
-Documents are cut out of the given texts. A worked example of each kind stands before the
-question, as earlier turns, so that a small model has a chance to write the format.
+Documents are cut out of the given texts.
 
 Not a benchmark: a model that finds a crate reads its number off the same chunk. It shows that a run
 works on real text, and how well a policy finds things in it.
@@ -30,32 +29,11 @@ INSTRUCTION = """\
 Answer the question about the document. First list the chunks that hold the answer, then answer \
 in a few words."""
 
-NAMES = [
-    "heron",
-    "otter",
-    "badger",
-    "falcon",
-    "lynx",
-    "marmot",
-    "puffin",
-    "raven",
-    "salmon",
-    "tapir",
-    "viper",
-    "walrus",
-    "acorn",
-    "birch",
-    "cedar",
-    "fennel",
-    "hazel",
-    "juniper",
-    "laurel",
-    "maple",
-    "nettle",
-    "poplar",
-    "sorrel",
-    "willow",
-]
+NAMES = (
+    *("heron", "otter", "badger", "falcon", "lynx", "marmot", "puffin", "raven", "salmon"),
+    *("acorn", "birch", "cedar", "fennel", "hazel", "juniper", "laurel", "maple", "nettle"),
+    *("tapir", "viper", "walrus", "poplar", "sorrel", "willow"),
+)
 
 _SENTENCE = re.compile(r"[A-Z][^.!?\n]{40,160}\.")
 _RARE_WORD = re.compile(r"\b[a-z]{7,}\b")
@@ -177,36 +155,10 @@ def _cloze(draw: random.Random, document: Sequence[str]) -> _Question | None:
     )
 
 
-_PLANTED_EXAMPLE = _Question(
-    chunks=[
-        "Rain fell over the harbour all night, and the boats stayed in.",
-        "The crate marked robin weighs 231 kilograms. Gulls slept on the roof of the old store.",
-        "The crate marked thistle weighs 640 kilograms. By noon the wind had turned to the east.",
-    ],
-    text="How many kilograms do the crates marked thistle and robin weigh?",
-    answer="640 and 231",
-    evidence=[1, 2],
-)
-_CLOZE_EXAMPLE = _Question(
-    chunks=[
-        "The keeper wrote down the hour and lit the second lamp.",
-        "Nobody had told the children that the bridge was closed for repairs until spring.",
-    ],
-    text="Which word is left out of this sentence of the document? Nobody had told the ____ that "
-    "the bridge was closed for repairs until spring.",
-    answer="children",
-    evidence=[1],
-)
-
-
 def _record(question: _Question, *, index: int) -> dict[str, Any]:
     return {
         "data_source": "text_task",
-        "prompt": [
-            *_turns(_CLOZE_EXAMPLE),
-            *_turns(_PLANTED_EXAMPLE),
-            {"role": "user", "content": _prompt(question)},
-        ],
+        "prompt": [{"role": "user", "content": _prompt(question)}],
         "reward_model": {"ground_truth": question.answer},
         "extra_info": {
             "index": index,
@@ -216,18 +168,5 @@ def _record(question: _Question, *, index: int) -> dict[str, Any]:
     }
 
 
-def _turns(question: _Question) -> list[dict[str, str]]:
-    return [
-        {"role": "user", "content": _prompt(question)},
-        {"role": "assistant", "content": response_to(question.evidence, question.answer)},
-    ]
-
-
 def _prompt(question: _Question) -> str:
     return render_prompt(chunks=question.chunks, question=question.text, instruction=INSTRUCTION)
-
-
-def response_to(evidence: Sequence[int], answer: str) -> str:
-    """A response that is right in form, and in content if its arguments are."""
-    cited = " ".join(f"<CHUNK_{chunk_id}>" for chunk_id in evidence)
-    return f"<useful_chunks>{cited}</useful_chunks>\n<answer>{answer}</answer>"

@@ -93,44 +93,63 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs, log_norms, entropies = [], [], []
         for rows in _row_ranges(len(targets), chunk_tokens):
-            logits = shard_logits(hidden[rows], weight, shard) / temperature
-            log_norm = _log_normalizer(logits, shard)
+            logits = _real_logits(hidden[rows], weight, shard, temperature)
             chosen = _chosen_logits(logits, targets[rows], shard)
-            # p * logit with p = 0 at the padding, where the logit is -inf.
-            expected = torch.where(
-                logits == -torch.inf, 0.0, (logits - log_norm[:, None]).exp() * logits
-            )
-            mean_logit = _sum(expected.sum(dim=1), shard)
-            logprobs.append(chosen - log_norm)
-            entropies.append(log_norm - mean_logit)
-            log_norms.append(log_norm)
+            peak = _peak(logits, shard)
+            shifted = logits.sub_(peak[:, None])
+            weights = shifted.exp()
+            total = _sum(weights.sum(dim=1), shard)
+            # Sum of exp(x) * x; a product of vectors needs no third matrix.
+            weighted = _sum(torch.einsum("cw,cw->c", weights, shifted), shard)
+            log_total = total.log()
+            logprobs.append(chosen - peak - log_total)
+            log_norms.append(peak + log_total)
+            entropies.append(log_total - weighted / total)
         empty = hidden.new_zeros(0, dtype=torch.float32)
         log_norm, entropy = torch.cat([empty, *log_norms]), torch.cat([empty, *entropies])
         ctx.save_for_backward(hidden, weight, targets, log_norm, entropy)
         ctx.shard, ctx.temperature, ctx.chunk_tokens = shard, temperature, chunk_tokens
+        ctx.set_materialize_grads(False)
         return torch.cat([empty, *logprobs]), entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         hidden, weight, targets, log_norm, entropy = ctx.saved_tensors
         grad_logprob, grad_entropy = grads
+        if grad_logprob is None:
+            grad_logprob = torch.zeros_like(log_norm)
         shard: VocabularyShard = ctx.shard
         grad_hidden = torch.empty_like(hidden)
         # fp32: many chunks are summed into it.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for rows in _row_ranges(len(targets), ctx.chunk_tokens):
-            logits = shard_logits(hidden[rows], weight, shard) / ctx.temperature
-            log_p = logits - log_norm[rows, None]
-            p = log_p.exp()
+            log_p = _real_logits(hidden[rows], weight, shard, ctx.temperature)
+            log_p.sub_(log_norm[rows, None])
             # d logprob / d logit = onehot - p;  d entropy / d logit = -p (log p + entropy)
-            slope = torch.where(p > 0, log_p + entropy[rows, None], 0.0)
-            grad = -p * (grad_logprob[rows, None] + grad_entropy[rows, None] * slope)
+            if grad_entropy is None:
+                grad = log_p.exp_().mul_(-grad_logprob[rows, None])
+            else:
+                slope = (log_p + entropy[rows, None]).mul_(grad_entropy[rows, None])
+                grad = log_p.exp_().mul_(slope.add_(grad_logprob[rows, None]).neg_())
             local, is_local = _local_targets(targets[rows], shard)
             grad[is_local, local[is_local]] += grad_logprob[rows][is_local]
-            grad = (grad / ctx.temperature).to(hidden.dtype)
-            grad_hidden[rows] = grad @ weight
-            grad_weight += grad.t() @ hidden[rows]
+            if ctx.temperature != 1.0:
+                grad.div_(ctx.temperature)
+            grad = grad.to(hidden.dtype)
+            grad_hidden[rows] = grad @ weight[: shard.num_real]
+            grad_weight[: shard.num_real] += grad.t() @ hidden[rows]
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _real_logits(
+    hidden: Tensor, weight: Tensor, shard: VocabularyShard, temperature: float
+) -> Tensor:
+    """[C, R] float32 logits of the R rows that are tokens, over the temperature; the caller's own.
+
+    Without the padding of the vocabulary every number is finite.
+    """
+    logits = torch.matmul(hidden, weight[: shard.num_real].t()).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 def _row_ranges(num_rows: int, chunk: int) -> Iterator[slice]:
@@ -143,18 +162,21 @@ def _local_targets(targets: Tensor, shard: VocabularyShard) -> tuple[Tensor, Ten
     return local, is_local
 
 
-def _log_normalizer(logits: Tensor, shard: VocabularyShard) -> Tensor:
-    peak = logits.amax(dim=1)
+def _peak(logits: Tensor, shard: VocabularyShard) -> Tensor:
+    """[C] largest logit over all ranks of the vocabulary."""
+    peak = logits.new_full((len(logits),), -torch.inf)  # for a rank that holds padding alone
+    if shard.num_real:
+        peak = logits.amax(dim=1)
     if shard.group.size() > 1:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=shard.group)
-    total = _sum((logits - peak[:, None]).exp().sum(dim=1), shard)
-    return peak + total.log()
+    return peak
 
 
 def _chosen_logits(logits: Tensor, targets: Tensor, shard: VocabularyShard) -> Tensor:
     local, is_local = _local_targets(targets, shard)
-    picked = logits.gather(1, torch.where(is_local, local, 0)[:, None]).squeeze(1)
-    return _sum(torch.where(is_local, picked, 0.0), shard)
+    picked = logits.new_zeros(len(targets))
+    picked[is_local] = logits[is_local, local[is_local]]
+    return _sum(picked, shard)
 
 
 def _sum(values: Tensor, shard: VocabularyShard) -> Tensor:

@@ -1,22 +1,16 @@
-"""Supervised training on demonstrations of the toy task: how its starting model is made."""
+"""Supervised training on demonstrations: how a starting model learns the format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
 
-from megatron_longrlvr.algorithms.packing import pack
 from megatron_longrlvr.config.policy import ModelConfig
-from megatron_longrlvr.config.sft import DemonstrationKind, SftRunConfig
+from megatron_longrlvr.config.sft import SftRunConfig
 from megatron_longrlvr.config.task import RewardsConfig
-from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
 from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_longrlvr.data.toy_source import ToyPromptSource
-from megatron_longrlvr.data.toy_task import ToyTask
 from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary, write_toy_tokenizer
 from megatron_longrlvr.evaluation.runner import Evaluator
 from megatron_longrlvr.model.hf_export import export_policy
@@ -30,86 +24,16 @@ from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
-from megatron_longrlvr.stages import (
-    AdvantageBatch,
-    FinishReason,
-    PackedBatch,
-    PolicyVersion,
-    Prompt,
-    Sample,
-    ScoredSample,
-)
 from megatron_longrlvr.trainer.assembly import check_model, data_parallel_peers, model_folder
+from megatron_longrlvr.trainer.demonstrations import Demonstrations
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import open_journal, silent_journal
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, process_groups, share_run_dir
 
-# Steps between two lines on the display.
+# At most so many steps between two lines on the display.
 _SHOW_EVERY = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demonstrations:
-    """Deals batches of demonstrations, stage after stage."""
-
-    config: SftRunConfig
-    tokenizer: Tokenizer
-    groups: ProcessGroups
-
-    @property
-    def num_steps(self) -> int:
-        return sum(stage.steps for stage in self.config.demonstrations.stages)
-
-    def batches(self) -> Iterator[PackedBatch]:
-        """This data-parallel rank's share of each step's batch."""
-        step = 0
-        for stage in self.config.demonstrations.stages:
-            sources = [ToyPromptSource(kind.task, self.tokenizer) for kind in stage.kinds]
-            for turn in range(stage.steps):
-                step += 1
-                place = turn % len(sources)
-                samples = self._draw(sources[place], stage.kinds[place])
-                yield self._pack(step, samples[self.groups.dp_rank :: self.groups.layout.dp])
-
-    def _draw(self, source: ToyPromptSource, kind: DemonstrationKind) -> list[Sample]:
-        task, start = ToyTask(kind.task), source.state()
-        prompts = source.draw(self.config.demonstrations.batch_size)
-        return [
-            self._sample(prompt, task, start + place, kind) for place, prompt in enumerate(prompts)
-        ]
-
-    def _sample(self, prompt: Prompt, task: ToyTask, index: int, kind: DemonstrationKind) -> Sample:
-        text = task.demonstration(index, citation_accuracy=kind.citation_accuracy)
-        token_ids = (*self.tokenizer.encode(text), min(self.tokenizer.stop_ids))
-        return Sample(
-            prompt=prompt,
-            sample_index=0,
-            token_ids=token_ids,
-            text=text,
-            behavior_logprobs=(0.0,) * len(token_ids),
-            finish_reason=FinishReason.STOP,
-            policy_version=PolicyVersion(0),
-        )
-
-    def _pack(self, step: int, samples: list[Sample]) -> PackedBatch:
-        batch = AdvantageBatch(
-            step=step,
-            scored=[_as_scored(sample) for sample in samples],
-            advantages=[0.0] * len(samples),
-            num_groups=len(samples),
-            num_dropped_groups=0,
-        )
-        (packed,) = pack(
-            batch,
-            config=AlgorithmConfig(
-                micro_batch_tokens=self.config.demonstrations.micro_batch_tokens
-            ),
-            max_response_tokens=self.config.max_response_tokens,
-            peers=data_parallel_peers(self.groups),
-        )
-        return packed
 
 
 def run_sft(config: SftRunConfig) -> int:
@@ -124,7 +48,13 @@ def run_sft(config: SftRunConfig) -> int:
         run_dir = share_run_dir(config, Path(config.run.dir), groups)
         folder = _starting_folder(config, run_dir, groups)
         tokenizer = load_tokenizer(folder)
-        demonstrations = Demonstrations(config=config, tokenizer=tokenizer, groups=groups)
+        demonstrations = Demonstrations(
+            config=config,
+            tokenizer=tokenizer,
+            peers=data_parallel_peers(groups),
+            num_ranks=layout.dp,
+        )
+        show = Every(min(_SHOW_EVERY, max(1, demonstrations.num_steps // 10)))
         learner = _build_learner(config, folder, groups, demonstrations.num_steps)
         journal = silent_journal()
         if groups.rank == 0:
@@ -140,7 +70,7 @@ def run_sft(config: SftRunConfig) -> int:
             for packed in demonstrations.batches():
                 stats = learner.imitate(packed)
                 journal.record_quietly(packed.step, update_metrics(stats.metrics))
-                if packed.step % _SHOW_EVERY == 0:
+                if show.is_due(packed.step):
                     loss = stats.metrics["loss"]
                     journal.say(f"step {packed.step}/{demonstrations.num_steps}  loss {loss:.4f}")
                 if Every(config.export_every).is_due(packed.step):
@@ -213,16 +143,4 @@ def _build_evaluator(
         scorer=RewardScorer(RewardsConfig(answer="unordered")),
         max_response_tokens=config.max_response_tokens,
         groups=groups,
-    )
-
-
-def _as_scored(sample: Sample) -> ScoredSample:
-    return ScoredSample(
-        sample=sample,
-        reward=0.0,
-        reward_parts={},
-        cited_chunk_ids=(),
-        answer=None,
-        parse_outcome="",
-        is_valid=True,
     )

@@ -13,7 +13,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from megatron_longrlvr.data.records import parse_record
-from megatron_longrlvr.data.text_task import TextTaskSettings, response_to, text_records
+from megatron_longrlvr.data.text_task import TextTaskSettings, text_records
 from megatron_longrlvr.errors import DataError
 
 TEXTS = [topics[name] for name in sorted(topics)[:30]]
@@ -79,12 +79,6 @@ def test_cloze_words_stand_in_the_evidence_alone(parsed):
 def test_seed_decides_the_records():
     assert records(seed=3) == records(seed=3)
     assert records(seed=3) != records(seed=4)
-
-
-def test_examples_come_first_and_hold_the_format():
-    prompt = records()[0]["prompt"]
-    assert [turn["role"] for turn in prompt] == ["user", "assistant", "user", "assistant", "user"]
-    assert prompt[3]["content"] == response_to([1, 2], "640 and 231")
 
 
 def test_texts_too_short_for_a_document_are_refused():

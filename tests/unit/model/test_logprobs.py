@@ -7,8 +7,8 @@ Memory: beyond inputs and outputs, one chunk of logits, whatever the number of t
 import pytest
 import torch
 
-from megatron_longrlvr.model import logprobs as module
 from megatron_longrlvr.model.logprobs import VocabularyShard, token_logprobs, vocabulary_shard
+from tests.support.live_tensors import LiveTensors
 
 VOCAB, PADDED, HIDDEN = 11, 16, 6
 # Logits reach 10, where one float32 ulp is 1e-6; a few of them add up.
@@ -88,18 +88,15 @@ def test_shards_of_a_padded_vocabulary(rank, start, num_real):
     assert (shard.start, shard.num_real) == (start, num_real)
 
 
-def test_logits_exist_for_one_chunk_at_a_time(monkeypatch):
-    seen = []
-    original = module.shard_logits
+def test_logits_exist_for_one_chunk_at_a_time():
+    def is_more_than_a_chunk(tensor):
+        is_rows = tensor.dim() == 2 and tensor.size(1) in (VOCAB, PADDED)
+        return is_rows and tensor.size(0) > HIDDEN  # the transposed weight has HIDDEN rows
 
-    def recording(hidden, weight, shard):
-        seen.append(len(hidden))
-        return original(hidden, weight, shard)
-
-    monkeypatch.setattr(module, "shard_logits", recording)
     hidden, weight, targets = inputs(10)
-    logprobs, _ = token_logprobs(
-        hidden, weight, targets, shard=SHARD, temperature=1.0, chunk_tokens=4
-    )
-    logprobs.sum().backward()
-    assert seen == [4, 4, 2] * 2  # forward, then again in backward
+    with LiveTensors(is_more_than_a_chunk) as logits:
+        logprobs, entropy = token_logprobs(
+            hidden, weight, targets, shard=SHARD, temperature=1.0, chunk_tokens=4
+        )
+        (logprobs.sum() + entropy.sum()).backward()
+    assert logits.peak_bytes == 0
