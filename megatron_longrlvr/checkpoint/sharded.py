@@ -4,9 +4,8 @@ Every tensor is stored under its place in the whole model, so that any layout ca
 another saved.
 
 Read through pickle are, by megatron-core and torch, two files that only :func:`write_learner`
-writes: ``common.pt`` (parameter groups and AdamW's step; tensors and plain values only, which
-torch enforces) and ``.metadata`` (the index of tensors). A checkpoint must therefore come from a
-source one trusts.
+writes: ``common.pt`` (AdamW's step; tensors and plain values only, which torch enforces) and
+``.metadata`` (the index of tensors). A checkpoint must therefore come from a source one trusts.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_longrlvr.checkpoint.bucket_padding import bucket_padding_kept
+from megatron_longrlvr.checkpoint.optimizer_state import (
+    state_to_load,
+    state_to_save,
+    take_loaded,
+)
 from megatron_longrlvr.checkpoint.weights import fill_chunks, sharding_metadata, weights_state
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.model.mcore import (
     CheckpointingException,
-    MegatronOptimizer,
     StrictHandling,
     dist_checkpointing,
 )
-
-# What a parameter group takes from the recipe of the running process and not from the checkpoint.
-_SETTINGS = ("betas", "eps", "weight_decay", "lr", "max_lr", "min_lr")
 
 
 def write_learner(directory: Path, learner: Learner) -> None:
@@ -74,27 +73,16 @@ def read_learner(directory: Path, learner: Learner, *, with_optimizer: bool) -> 
     if not with_optimizer:
         learner.optimizer.reload_model_params()  # its fp32 copy of the weights
         return
-    settings = _settings(learner.optimizer)
-    learner.optimizer.load_state_dict(state["optimizer"])
-    for group, setting in zip(learner.optimizer.param_groups, settings, strict=True):
-        group.update(setting)
+    take_loaded(learner.optimizer, state)
 
 
 def _sharded_state(learner: Learner, *, is_loading: bool, with_optimizer: bool) -> dict[str, Any]:
     model = weights_state(learner.policy.chunks, learner.policy.groups)
     if not with_optimizer:
         return model
-    with bucket_padding_kept(learner.optimizer):
-        optimizer = learner.optimizer.sharded_state_dict(
-            model, is_loading=is_loading, metadata=sharding_metadata(learner.policy.groups)
-        )
-    # Ranks that gave their part to another: megatron-core compares what is left on all ranks.
-    if optimizer.get("param_state", ...) is None:
-        del optimizer["param_state"]
-    return {**model, "optimizer": optimizer}
-
-
-def _settings(optimizer: MegatronOptimizer) -> list[dict[str, Any]]:
-    return [
-        {key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups
-    ]
+    metadata = sharding_metadata(learner.policy.groups)
+    if is_loading:
+        optimizer = state_to_load(learner.optimizer, model, metadata=metadata)
+    else:
+        optimizer = state_to_save(learner.optimizer, model, step=learner.version, metadata=metadata)
+    return {**model, **optimizer}

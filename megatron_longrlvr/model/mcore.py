@@ -13,7 +13,13 @@ install()
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.mapping import (
+    LocalNonpersistentObject,
+    ShardedBase,
+    ShardedObject,
+)
+from megatron.core.dist_checkpointing.utils import extract_sharded_base
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -45,16 +51,20 @@ __all__ = [
     "DistributedDataParallelConfig",
     "DistributedOptimizer",
     "GPTModel",
+    "LocalNonpersistentObject",
     "MegatronModule",
     "MegatronOptimizer",
     "ModuleSpec",
     "OptimizerConfig",
+    "ShardedBase",
     "ShardedObject",
     "StrictHandling",
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "copy_to_tensor_model_parallel_region",
+    "dict_list_map_outplace",
     "dist_checkpointing",
+    "extract_sharded_base",
     "finalize_model_grads",
     "gather_from_sequence_parallel_region",
     "get_cuda_rng_tracker",

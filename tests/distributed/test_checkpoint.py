@@ -1,7 +1,7 @@
 """A run that is saved and carried on by fresh processes does what it would have done without that.
 
-In the layout that saved it: the same losses and weights bit for bit. In another layout: the same
-up to the order of fp32 sums. Whoever loads starts from other weights, so that everything that
+In the layout that saved it: the same losses and weights bit for bit. In another layout: the weights
+that were saved bit for bit, and from there the same up to the order of fp32 sums. Whoever loads starts from other weights, so that everything that
 matches came out of the checkpoint.
 
 Not covered: CUDA, several machines, a disk that is full before the first rank's common.pt.
@@ -50,7 +50,9 @@ SMALL = {
     "pp2": {"pp": 2},
     "pp2-vpp2": {"pp": 2, "vpp": 2},
     "cp2": {"cp": 2},
+    "ep2": {"ep": 2},
 }
+DENSE = [name for name in SMALL if name != "ep2"]
 
 
 def layout_of(name, world_size=2):
@@ -87,7 +89,13 @@ def full_weights(learner):
 
     policy = learner.policy
     groups = policy.groups
-    tensors = export_hf_tensors(policy.chunks, policy.spec, tp_group=groups.tp, pp_group=groups.pp)
+    tensors = export_hf_tensors(
+        policy.chunks,
+        policy.spec,
+        tp_group=groups.tp,
+        pp_group=groups.pp,
+        ep_group=groups.ep,
+    )
     return {name: tensor.float().numpy().copy() for name, tensor in tensors}
 
 
@@ -120,9 +128,10 @@ def save_and_go_on(rank, _world_size, layout, folder, run_dir, options, steps_be
     train(learner, 0, steps_before)
     directory = checkpoint_directory(run_dir, steps_before)
     save_checkpoint(directory, learner, position(learner), config_fingerprint="abc")
+    saved = full_weights(learner)
     history = train(learner, steps_before, STEPS_AFTER)
     weights = full_weights(learner)
-    return history, weights if rank == 0 else None, learner.version
+    return (history, weights, learner.version, saved) if rank == 0 else None
 
 
 def resume(rank, _world_size, layout, folder, run_dir, options, steps_before):
@@ -138,10 +147,11 @@ def resume(rank, _world_size, layout, folder, run_dir, options, steps_before):
         extra={"rounds": 3, "kl": 0.25, "phase": "warm"},
     )
     assert learner.version == steps_before
+    loaded = full_weights(learner)
     history = train(learner, steps_before, STEPS_AFTER)
     assert adam_steps(learner) == {steps_before + STEPS_AFTER}
     weights = full_weights(learner)
-    return history, weights if rank == 0 else None, learner.version
+    return (history, weights, learner.version, loaded) if rank == 0 else None
 
 
 def saved_and_resumed(
@@ -151,26 +161,39 @@ def saved_and_resumed(
     loading,
     *,
     resuming_pool=None,
-    tie,
+    tie=False,
+    family=None,
     options,
     steps_before=STEPS_BEFORE,
 ):
-    """(metrics, weights, version) of a run that went on and of one that was carried on."""
+    """(metrics, weights) of a run that went on and of one that was carried on.
+
+    In whatever layout the weights are loaded, they are those that were saved.
+    """
     folder, other = tmp_path / "model", tmp_path / "other"
-    family = "qwen2" if tie else "qwen3"  # biases in one, norms of queries and keys in the other
+    # Biases in one, norms of queries and keys in the other.
+    family = family or ("qwen2" if tie else "qwen3")
     save_tiny_model(folder, family, tie=tie)
     save_tiny_model(other, family, tie=tie, seed=7)
     common = (tmp_path / "run", options, steps_before)
-    went_on = pool.run(save_and_go_on, saving, folder, *common)
-    carried_on = (resuming_pool or pool).run(resume, loading, other, *common)
-    assert carried_on[0][2] == went_on[0][2] == steps_before + STEPS_AFTER
-    return went_on[0], carried_on[0]
+    *went_on, version, saved = pool.run(save_and_go_on, saving, folder, *common)[0]
+    *carried_on, resumed_version, loaded = (resuming_pool or pool).run(
+        resume, loading, other, *common
+    )[0]
+    assert resumed_version == version == steps_before + STEPS_AFTER
+    assert_same_weights(loaded, saved)
+    return went_on, carried_on
+
+
+def assert_same_weights(found, expected):
+    assert found.keys() == expected.keys()
+    for key, weight in expected.items():
+        numpy.testing.assert_array_equal(found[key], weight, err_msg=key)
 
 
 def assert_identical(went_on, carried_on):
     assert carried_on[0] == went_on[0]
-    for key, expected in went_on[1].items():
-        numpy.testing.assert_array_equal(carried_on[1][key], expected, err_msg=key)
+    assert_same_weights(carried_on[1], went_on[1])
 
 
 def assert_close(went_on, carried_on):
@@ -186,7 +209,7 @@ def assert_close(went_on, carried_on):
 
 
 @pytest.mark.parametrize("distributed", [True, False], ids=["sharded-optimizer", "plain-optimizer"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", DENSE)
 def test_same_layout_goes_on_bit_for_bit(pool2, tmp_path, name, distributed):
     layout = layout_of(name)
     tie = name.startswith("pp")  # tied pipelines hold the embedding twice
@@ -252,6 +275,42 @@ def test_two_ranks_go_on_as_four(pool2, pool4, tmp_path):
         pool2, tmp_path, layout_of("pp2"), loading, resuming_pool=pool4, tie=False, options={}
     )
     assert_close(*results)
+
+
+@pytest.mark.parametrize("distributed", [True, False], ids=["sharded-optimizer", "plain-optimizer"])
+def test_shared_out_experts_go_on_bit_for_bit(pool2, tmp_path, distributed):
+    layout = layout_of("ep2")
+    options = {"distributed": distributed}
+    assert_identical(
+        *saved_and_resumed(pool2, tmp_path, layout, layout, family="mixtral", options=options)
+    )
+
+
+@pytest.mark.parametrize(
+    ("saving", "loading", "distributed"),
+    [
+        pytest.param("dp2", "ep2", True, id="ep1-to-ep2"),
+        pytest.param("ep2", "dp2", True, id="ep2-to-ep1"),
+        pytest.param("tp2-sp", "ep2", True, id="tp2-to-ep2"),
+        pytest.param("ep2", "tp2-sp", True, id="ep2-to-tp2"),
+        pytest.param("dp2", "ep2", False, id="ep1-to-ep2-plain-optimizer"),
+        pytest.param("ep2", "dp2", False, id="ep2-to-ep1-plain-optimizer"),
+    ],
+)
+def test_experts_shared_out_otherwise_go_on_with_the_same_numbers(
+    pool2, tmp_path, saving, loading, distributed
+):
+    # One optimizer at EP1 and two at EP2; qwen3_moe has a layer without experts too.
+    assert_close(
+        *saved_and_resumed(
+            pool2,
+            tmp_path,
+            layout_of(saving),
+            layout_of(loading),
+            family="qwen3_moe",
+            options={"distributed": distributed},
+        )
+    )
 
 
 def save_only(_rank, _world_size, layout, folder, run_dir, options):
