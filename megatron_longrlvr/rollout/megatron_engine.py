@@ -5,6 +5,9 @@ trained. Prompts wait in a queue; a cache slot takes the next one as soon as all
 its prompt have ended, so short responses do not wait for long ones elsewhere. The ranks of a
 data-parallel replica decode together; context-parallel ranks decode the same tokens side by
 side, since their group only helps where sequences are long and queries many.
+
+Expert-parallel ranks exchange tokens in every pass, so all of them run each pass together, every
+one on its own prompts; those that have none left run a token whose result nobody reads.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
-from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.decoding import (
     CacheShape,
     DecodeAttention,
@@ -31,6 +33,7 @@ from megatron_longrlvr.model.logprobs import shard_logits, vocabulary_shard
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.model.rope import inverse_frequencies, rotation
 from megatron_longrlvr.model.sequence_plan import plan_sequences
+from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.rollout.sampling import choose_tokens, sample_uniforms
@@ -85,12 +88,6 @@ class MegatronEngine:
         max_concurrent_samples: int,
         stop_ids: frozenset[int],
     ) -> None:
-        if policy.groups.layout.ep > 1:
-            # Expert-parallel ranks exchange tokens in every pass, and theirs differ in number.
-            raise ConfigError(
-                f"layout.ep={policy.groups.layout.ep} does not go with rollout.engine=megatron, "
-                "whose data-parallel ranks decode on their own; set layout.ep=1"
-            )
         self.policy = policy
         self.tokenizer = tokenizer
         self.max_concurrent_samples = max_concurrent_samples
@@ -104,11 +101,12 @@ class MegatronEngine:
         self.version = version
 
     def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
-        """Sample every prompt; see ``RolloutEngine``."""
-        samples: list[Sample] = []
-        if prompts.prompts:
-            with self._inference():
-                samples = self._decode_all(prompts, params)
+        """Sample every prompt; see ``RolloutEngine``.
+
+        Collective over expert-parallel ranks, also for those without prompts.
+        """
+        with self._inference():
+            samples = self._decode_all(prompts, params)
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
 
     def _decode_all(self, prompts: PromptBatch, params: SamplingParams) -> list[Sample]:
@@ -121,55 +119,52 @@ class MegatronEngine:
                 shape=CacheShape(
                     num_slots=num_slots,
                     group_size=prompts.group_size,
-                    prompt_places=max(len(prompt.token_ids) for prompt in prompts.prompts),
+                    prompt_places=max(
+                        (len(prompt.token_ids) for prompt in prompts.prompts), default=0
+                    ),
                     response_places=params.max_response_tokens,
                 )
             ),
             waiting=deque(prompts.prompts),
             slots=[None] * num_slots,
         )
-        while state.waiting or state.running:
-            self._admit(state)
-            if state.running:
+        while self._is_pass_due(state):
+            if slots := self._admit(state):
+                self._prefill(state, slots)
+            elif state.running:
                 self._decode_step(state)
+            else:
+                self._keep_experts_company(state)
         order = {id(prompt): index for index, prompt in enumerate(prompts.prompts)}
         state.done.sort(key=lambda item: (order[id(item[0].prompt)], item[0].sample_index))
         return [self._finish(running, reason) for running, reason in state.done]
 
-    def _admit(self, state: _Decoding) -> None:
-        """Prefill waiting prompts into the slots whose samples have all ended."""
+    def _is_pass_due(self, state: _Decoding) -> bool:
+        """Whether this rank has work left, or one that it shares experts with."""
+        has_work = bool(state.waiting or state.running)
+        groups = self.policy.groups
+        if groups.layout.ep == 1:
+            return has_work
+        # All ranks of the group are between two passes, or about to return.
+        return not all_ranks_agree(not has_work, groups.ep)
+
+    def _admit(self, state: _Decoding) -> list[int]:
+        """Give waiting prompts, one pass of them, the slots whose samples have all ended."""
         free = [slot for slot, prompt in enumerate(state.slots) if prompt is None]
+        slots: list[int] = []
+        num_tokens = 0
         while free and state.waiting:
-            slots: list[int] = []
-            num_tokens = 0
-            while free and state.waiting:
-                size = len(state.waiting[0].token_ids)
-                if slots and num_tokens + size > _PREFILL_TOKENS:
-                    break
-                num_tokens += size
-                slots.append(free.pop(0))
-                state.slots[slots[-1]] = state.waiting.popleft()
-            self._prefill(state, slots)
+            num_tokens += len(state.waiting[0].token_ids)
+            if slots and num_tokens > _PREFILL_TOKENS:
+                break
+            slots.append(free.pop(0))
+            state.slots[slots[-1]] = state.waiting.popleft()
+        return slots
 
     def _prefill(self, state: _Decoding, slots: Sequence[int]) -> None:
         prompts = [prompt for slot in slots if (prompt := state.slots[slot]) is not None]
         lengths = [len(prompt.token_ids) for prompt in prompts]
-        plan = plan_sequences(
-            [Segment(num_tokens=length) for length in lengths],
-            cp=1,
-            cp_rank=0,
-            multiple=self._token_multiple(),
-            device=device(),
-        )
-        cos, sin = rotation(plan.positions, self._inverse_frequencies, self._rope_scaling)
-        attention = PrefillAttention(
-            cache=state.cache,
-            plan=plan,
-            cos=cos,
-            sin=sin,
-            slots=tuple(slots),
-            lengths=tuple(lengths),
-        )
+        attention = self._packed_attention(state.cache, lengths, slots=slots)
         token_ids = self._padded([token for prompt in prompts for token in prompt.token_ids])
         selected = torch.tensor(lengths, device=device()).cumsum(0) - 1
         logits = self._logits(token_ids, attention, selected)
@@ -181,6 +176,33 @@ class MegatronEngine:
         if logits is not None:
             logits = logits.repeat_interleave(group_size, dim=0)
         self._append(state, places, logits)
+
+    def _keep_experts_company(self, state: _Decoding) -> None:
+        """Run one token, so that the experts here can serve the other ranks' tokens."""
+        attention = self._packed_attention(state.cache, [1], slots=())
+        nothing = torch.zeros(1, dtype=torch.int64, device=device())
+        run_pipeline(self.policy, self._padded([0]), attention, nothing)
+
+    def _packed_attention(
+        self, cache: KeyValueCache, lengths: Sequence[int], *, slots: Sequence[int]
+    ) -> PrefillAttention:
+        """Causal attention of packed sequences; the first ones go to these slots of the cache."""
+        plan = plan_sequences(
+            [Segment(num_tokens=length) for length in lengths],
+            cp=1,
+            cp_rank=0,
+            multiple=self._token_multiple(),
+            device=device(),
+        )
+        cos, sin = rotation(plan.positions, self._inverse_frequencies, self._rope_scaling)
+        return PrefillAttention(
+            cache=cache,
+            plan=plan,
+            cos=cos,
+            sin=sin,
+            slots=tuple(slots),
+            lengths=tuple(lengths[: len(slots)]),
+        )
 
     def _decode_step(self, state: _Decoding) -> None:
         shape = state.cache.shape

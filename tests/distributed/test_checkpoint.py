@@ -1,8 +1,8 @@
 """A run that is saved and carried on by fresh processes does what it would have done without that.
 
-In the layout that saved it: the same losses and weights bit for bit. In another layout: the weights
-that were saved bit for bit, and from there the same up to the order of fp32 sums. Whoever loads starts from other weights, so that everything that
-matches came out of the checkpoint.
+In the layout that saved it: the same losses and weights bit for bit. In another layout: first the
+weights that were saved, bit for bit, and from there the same up to the order of fp32 sums. Whoever
+loads starts from other weights, so that everything that matches came out of the checkpoint.
 
 Not covered: CUDA, several machines, a disk that is full before the first rank's common.pt.
 """

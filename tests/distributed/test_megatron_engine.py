@@ -2,10 +2,12 @@
 
 Promise: greedy decoding equals transformers' own greedy continuation token for token, and the
 log-probabilities reported while sampling are those that the learner computes for the same tokens
-later, at TP1, TP2 (with and without sequence parallelism), PP2 and PP2 with interleaved chunks;
-what is sampled depends neither on the layout nor on which samples are decoded together.
+later, at TP1, TP2 (with and without sequence parallelism), PP2, PP2 with interleaved chunks and,
+for a mixture of experts, EP2; what is sampled depends neither on the layout nor on which samples
+are decoded together.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,13 @@ LAYOUTS = [
     pytest.param({"pp": 2, "vpp": 2}, id="pp2-vpp2"),
     pytest.param({"cp": 2}, id="cp2"),
 ]
+EXPERT_LAYOUTS = [
+    pytest.param({"tp": 2, "sequence_parallel": True}, id="tp2-sp"),
+    pytest.param({"ep": 2}, id="ep2"),
+    pytest.param({"cp": 2, "ep": 2}, id="cp2-ep2"),
+]
+# Biases and tied embeddings, norms of queries and keys: what the layouts could tell apart.
+LAID_OUT_FAMILIES = ("qwen2", "qwen3")
 
 
 class NumberTokenizer:
@@ -55,8 +64,20 @@ def prompts() -> tuple[Prompt, ...]:
     )
 
 
-def generate(rank, world_size, folder, layout, params, group_size, concurrent):  # noqa: ARG001
-    """Token ids, log-probabilities and reasons as sampled, and the learner's log-probabilities."""
+def generate(
+    rank,  # noqa: ARG001
+    world_size,
+    folder,
+    layout,
+    params,
+    group_size,
+    concurrent,
+    num_prompts=5,
+):
+    """Token ids, log-probabilities and reasons as sampled, and the learner's log-probabilities.
+
+    Of this rank's share of the prompts.
+    """
     policy = start_policy(folder, layout, world_size)
     engine = MegatronEngine(
         policy,
@@ -64,7 +85,8 @@ def generate(rank, world_size, folder, layout, params, group_size, concurrent): 
         max_concurrent_samples=concurrent,
         stop_ids=frozenset({STOP_ID}),
     )
-    batch = PromptBatch(step=3, prompts=prompts(), group_size=group_size)
+    share = slice(policy.groups.dp_rank, num_prompts, policy.groups.layout.dp)
+    batch = PromptBatch(step=3, prompts=prompts()[share], group_size=group_size)
     samples = engine.generate(batch, params).samples
     temperature = params.temperature or 1.0
     learned = policy.logprobs(
@@ -100,26 +122,44 @@ def as_micro_batch(sample) -> MicroBatch:
     )
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def saved(path_factory, family) -> Path:
+    path = path_factory.mktemp("models") / family
+    save_tiny_model(path, family, tie=family == "qwen2")
+    return path
+
+
+@pytest.fixture(scope="module", params=LAID_OUT_FAMILIES)
 def family(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def folder(family, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("models") / family
-    save_tiny_model(path, family, tie=family == "qwen2")
-    return path
+    return saved(tmp_path_factory, family)
 
 
 @pytest.fixture(scope="module")
 def expected_greedy(family):
-    return {prompt.prompt_id: greedy(family, prompt) for prompt in prompts()}
+    return greedy_by_prompt(family)
 
 
 @pytest.fixture(scope="module")
 def random_on_one_rank(pool1, folder):
     return pool1.run(generate, folder, {}, RANDOM, 3, 64)[0]
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory) -> Path:
+    return saved(tmp_path_factory, "mixtral")
+
+
+@pytest.fixture(scope="module")
+def mixture_on_one_rank(pool1, mixture):
+    return pool1.run(generate, mixture, {}, RANDOM, 3, 64)[0]
+
+
+def greedy_by_prompt(family):
+    return {prompt.prompt_id: greedy(family, prompt) for prompt in prompts()}
 
 
 def greedy(family, prompt):
@@ -134,6 +174,14 @@ def greedy(family, prompt):
     return token_ids[len(prompt.token_ids) :]
 
 
+def whole(results):
+    """Samples of all ranks in the order of the prompts, each once; ranks of a replica agree."""
+    by_place = {}
+    for sample in chain.from_iterable(results):
+        assert by_place.setdefault(sample[:2], sample)[:3] == sample[:3]
+    return [by_place[place] for place in sorted(by_place)]
+
+
 def assert_greedy(samples, expected):
     assert [prompt_id for prompt_id, *_ in samples] == list(expected)
     for prompt_id, _, token_ids, *_ in samples:
@@ -145,9 +193,10 @@ def assert_logprobs_are_the_learners(samples):
         assert behavior == pytest.approx(learned, abs=LOGPROB_ATOL)
 
 
-def test_greedy_decoding_on_one_rank_equals_transformers(pool1, folder, expected_greedy):
-    (samples,) = pool1.run(generate, folder, {}, GREEDY, 1, 64)
-    assert_greedy(samples, expected_greedy)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_decoding_on_one_rank_equals_transformers(pool1, tmp_path_factory, family):
+    (samples,) = pool1.run(generate, saved(tmp_path_factory, family), {}, GREEDY, 1, 64)
+    assert_greedy(samples, greedy_by_prompt(family))
     assert_logprobs_are_the_learners(samples)
 
 
@@ -163,6 +212,34 @@ def test_random_samples_do_not_depend_on_the_layout(pool2, folder, random_on_one
     for samples in pool2.run(generate, folder, layout, RANDOM, 3, 64):
         assert [sample[:3] for sample in samples] == [sample[:3] for sample in random_on_one_rank]
         assert_logprobs_are_the_learners(samples)
+
+
+@pytest.mark.parametrize("layout", EXPERT_LAYOUTS)
+def test_greedy_decoding_of_a_mixture_on_two_ranks_equals_transformers(pool2, mixture, layout):
+    samples = whole(pool2.run(generate, mixture, layout, GREEDY, 1, 64))
+    assert_greedy(samples, greedy_by_prompt("mixtral"))
+    assert_logprobs_are_the_learners(samples)
+
+
+def test_greedy_decoding_of_a_mixture_on_pipelines_that_share_experts(pool4, mixture):
+    samples = whole(pool4.run(generate, mixture, {"pp": 2, "ep": 2}, GREEDY, 1, 2))
+    assert_greedy(samples, greedy_by_prompt("mixtral"))
+
+
+# Of five prompts one rank has three: at a place for one prompt it goes on for longer.
+@pytest.mark.parametrize("concurrent", [3, 64])
+def test_random_samples_of_a_mixture_do_not_depend_on_who_holds_the_experts(
+    pool2, mixture, mixture_on_one_rank, concurrent
+):
+    samples = whole(pool2.run(generate, mixture, {"ep": 2}, RANDOM, 3, concurrent))
+    assert [sample[:3] for sample in samples] == [sample[:3] for sample in mixture_on_one_rank]
+    assert_logprobs_are_the_learners(samples)
+
+
+def test_rank_without_prompts_serves_the_tokens_of_the_others(pool2, mixture, mixture_on_one_rank):
+    first, last = pool2.run(generate, mixture, {"ep": 2}, RANDOM, 3, 64, 1)
+    assert [sample[:3] for sample in first] == [sample[:3] for sample in mixture_on_one_rank[:3]]
+    assert last == []
 
 
 @pytest.mark.parametrize("concurrent", [1, 3, 6, 9])
