@@ -75,19 +75,33 @@ def forward_flops(spec: ModelSpec, work: Work) -> float:
     """FLOPs of a forward pass of the whole model."""
     attended = spec.num_heads * spec.head_dim
     per_pair = 4 * attended * spec.num_layers  # scores, and the weighted sum of values
-    per_token = 2 * layer_weights(spec) * spec.num_layers
+    per_token = 2 * sum(layer_weights(spec, layer) for layer in range(spec.num_layers))
     per_prediction = 2 * spec.hidden_size * spec.vocab_size
     return float(
         per_token * work.tokens + per_pair * work.pairs + per_prediction * work.predictions
     )
 
 
-def layer_weights(spec: ModelSpec) -> int:
-    """Entries of one layer's weight matrices that a token is multiplied with."""
+def layer_weights(spec: ModelSpec, layer: int = 0) -> int:
+    """Entries of one layer's weight matrices that a token is multiplied with.
+
+    Of a layer with experts: the router's and those of the experts that a token is sent to.
+
+    Args:
+        spec: The model.
+        layer: Which layer, from 0; tells apart those with and without experts.
+    """
     query_and_output = 2 * spec.hidden_size * spec.num_heads * spec.head_dim
     key_and_value = 2 * spec.hidden_size * spec.num_kv_heads * spec.head_dim
-    gate_up_down = 3 * spec.hidden_size * spec.intermediate_size
-    return query_and_output + key_and_value + gate_up_down
+    return query_and_output + key_and_value + _mlp_weights(spec, layer)
+
+
+def _mlp_weights(spec: ModelSpec, layer: int) -> int:
+    if spec.experts is None or not spec.has_experts(layer):
+        return 3 * spec.hidden_size * spec.intermediate_size  # gate, up and down
+    router = spec.hidden_size * spec.experts.num_experts
+    gate_up_down = 3 * spec.hidden_size * spec.experts.intermediate_size
+    return router + spec.experts.num_per_token * gate_up_down
 
 
 def _causal_pairs(length: int) -> int:

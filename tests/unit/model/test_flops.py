@@ -1,8 +1,11 @@
 """FLOPs equal a count by hand, and PyTorch's own counter on transformers' model."""
 
+from dataclasses import replace
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from megatron_longrlvr.model.expert_spec import ExpertSpec
 from megatron_longrlvr.model.flops import forward_flops, group_work, sampling_work
 from megatron_longrlvr.model.rope_spec import RopeSpec
 from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
@@ -35,6 +38,22 @@ def test_forward_equals_the_count_by_hand():
     work = group_work(3, [2, 1], shared_prompt=True)
     assert (work.tokens, work.pairs, work.predictions) == (6, 19, 3)
     assert forward_flops(SPEC, work) == 2880 + 608 + 240
+
+
+def test_token_of_a_mixture_goes_through_the_router_and_its_own_experts():
+    # Attention of a layer: 32 + 16 = 48. Layer 0 is dense: 48 + 72 = 120. Layer 1: router 4 * 8,
+    # 3 of 8 experts with 3 * 4 * 5 = 60 each: 48 + 32 + 180 = 260.
+    # 6 tokens: 2 * (120 + 260) * 6 = 4560; pairs and logits as without experts.
+    experts = ExpertSpec(
+        num_experts=8,
+        num_per_token=3,
+        intermediate_size=5,
+        normalize_weights=True,
+        dense_layers=(0,),
+    )
+    mixture = replace(SPEC, architecture="Qwen3MoeForCausalLM", experts=experts)
+    work = group_work(3, [2, 1], shared_prompt=True)
+    assert forward_flops(mixture, work) == 4560 + 608 + 240
 
 
 def test_repeated_prompt_is_counted_for_each_response():
