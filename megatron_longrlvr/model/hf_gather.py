@@ -1,6 +1,6 @@
 """Full Hugging Face tensors out of parameters that many ranks share, bucket by bucket.
 
-A bucket is one buffer that every rank allocates: a region for each tensor-parallel rank, holding
+Every rank has one buffer for all buckets in turn: a region for each tensor-parallel rank, holding
 its part of every parameter of the bucket. Whoever has a part writes it in place; then the regions
 are filled up by broadcasts, first among expert-parallel ranks, then along the pipeline, then over
 the tensor-parallel ranks, neighbouring parts of one owner together. Tensors are then put together
@@ -54,7 +54,6 @@ class _Item:
         return self.part_numel * self.num_parts
 
 
-@torch.no_grad()
 def gather_hf_tensors(
     parameters: Mapping[str, Tensor],
     spec: ModelSpec,
@@ -72,18 +71,22 @@ def gather_hf_tensors(
         groups: Ranks that share tensors, experts and layers; None where a rank has all.
         bucket_bytes: Limit of a bucket's buffer; a larger parameter makes a bucket of its own.
     """
+    # Not torch.no_grad(): around a generator it keeps what was yielded last.
+    parameters = {name: parameter.detach() for name, parameter in parameters.items()}
     shared = {axis: group for axis, group in groups.items() if group and group.size() > 1}
     items = _items(parameters, spec, shared)
-    like = next(iter(parameters.values())).detach()
+    like = next(iter(parameters.values()))
     assert {parameter.dtype for parameter in parameters.values()} == {like.dtype}, (
         "parameters of several dtypes cannot share a bucket"
     )
     if not shared:
         for item in items:
-            yield from _merged(item, [parameters[item.rule.megatron_name].detach()], spec)
+            yield from _merged(item, [parameters[item.rule.megatron_name]], spec)
         return
-    for bucket in split_buckets(items, bucket_bytes // like.element_size()):
-        parts = _fill(bucket, parameters, like, shared)
+    buckets = list(split_buckets(items, bucket_bytes // like.element_size()))
+    buffer = like.new_empty(max(sum(item.numel for item in bucket) for bucket in buckets))
+    for bucket in buckets:
+        parts = _fill(bucket, parameters, buffer, shared)
         for item in bucket:
             yield from _merged(item, parts.pop(item.rule.megatron_name), spec)
 
@@ -150,16 +153,16 @@ def _owners(
 def _fill(
     bucket: Sequence[_Item],
     parameters: Mapping[str, Tensor],
-    like: Tensor,
+    buffer: Tensor,
     shared: Mapping[SharingAxis, dist.ProcessGroup],
 ) -> dict[str, list[Tensor]]:
-    """Parts of every tensor-parallel rank by parameter, views of one buffer."""
+    """Parts of every tensor-parallel rank by parameter, views of the buffer."""
     tp = shared.get("tp")
     tp_rank, tp_size = (tp.rank(), tp.size()) if tp else (0, 1)
     cut = [item for item in bucket if item.num_parts > 1]
     whole = [item for item in bucket if item.num_parts == 1]
     sizes = [_numel(cut)] * tp_size + [_numel(whole)]
-    *cut_regions, whole_region = torch.split(like.new_empty(sum(sizes)), sizes)
+    *cut_regions, whole_region = torch.split(buffer[: sum(sizes)], sizes)
     for items, region in ((cut, cut_regions[tp_rank]), (whole, whole_region)):
         for name, view in _views(items, region).items():
             if name in parameters:

@@ -93,7 +93,6 @@ def check_folder(reader: HfReader, spec: ModelSpec) -> None:
         _check_tied(reader)
 
 
-@torch.no_grad()
 def export_hf_tensors(
     chunks: Sequence[torch.nn.Module],
     spec: ModelSpec,

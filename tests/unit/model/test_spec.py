@@ -260,6 +260,29 @@ def test_dual_chunk_attention_limits_the_positions(tmp_path):
     assert spec_of(tmp_path, config).max_position_embeddings == 253952  # 262144 - 8192
 
 
+MISTRAL = without(LLAMA, "rope_scaling") | {"architectures": ["MistralForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        # The config states 131072 positions.
+        pytest.param({"sliding_window": 8192}, 8192, id="stated"),
+        pytest.param({"sliding_window": 200_000}, 131072, id="longer-than-the-positions"),
+        pytest.param({"sliding_window": None}, 131072, id="none"),
+        pytest.param({}, 4096, id="left-out"),
+    ],
+)
+def test_window_of_mistral_limits_the_positions(tmp_path, window, expected):
+    # A token sees the window - 1 tokens before it: up to there it is plain causal attention.
+    config = MISTRAL | {"max_position_embeddings": 131072} | window
+    spec = spec_of(tmp_path, config)
+    assert spec.max_position_embeddings == expected
+    written = to_hf_config(spec)
+    assert written["sliding_window"] is None
+    assert spec_of(tmp_path, written) == spec
+
+
 def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json does not exist"):
         read_model_spec(tmp_path)

@@ -5,11 +5,13 @@ cutting whole tensors gives; the fused rows mean what Hugging Face's separate ma
 table names every tensor of a Hugging Face model, with its shape.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from megatron_longrlvr.config.policy import NewModelConfig
+from megatron_longrlvr.config.policy import NewExpertsConfig, NewModelConfig
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.spec import spec_from_new
 from megatron_longrlvr.model.weight_map import (
@@ -22,11 +24,14 @@ from megatron_longrlvr.model.weight_map import (
 )
 
 FAMILIES = ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+MIXTURES = ["MixtralForCausalLM", "Qwen3MoeForCausalLM"]
 HF_CONFIGS = {
     "LlamaForCausalLM": LlamaConfig,
     "Qwen2ForCausalLM": Qwen2Config,
     "Qwen3ForCausalLM": Qwen3Config,
 }
+# As wide as make_spec's dense layers: Mixtral has one width for both.
+EXPERTS = NewExpertsConfig(num_experts=3, num_experts_per_tok=2, intermediate_size=40)
 # 30 rows do not divide by 4: the last rank's share is padded.
 VOCABULARY = 30
 # float32 sums of 24 products, in two orders.
@@ -43,6 +48,7 @@ def make_spec(family, *, tied=False, vocab_size=VOCABULARY):
         num_key_value_heads=4,
         head_dim=6,
         tie_word_embeddings=tied,
+        experts=EXPERTS if family in MIXTURES else None,
     )
     return spec_from_new(new, vocab_size)
 
@@ -55,7 +61,7 @@ def rule_named(rules, name):
     return next(rule for rule in rules if rule.megatron_name == name)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_merge_undoes_shard_bit_for_bit(family, tp):
     torch.manual_seed(0)
@@ -157,6 +163,42 @@ def test_sharded_mlp_and_output_projection_sum_to_the_whole(tp):
         total += (torch.nn.functional.silu(gate_part) * up_part) @ second.T
     # Products of three random matrices reach about 1e3.
     torch.testing.assert_close(total, whole, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "router", "expert"),
+    [
+        pytest.param(
+            "MixtralForCausalLM",
+            "block_sparse_moe.gate.weight",
+            ["block_sparse_moe.experts.1.w1.weight", "block_sparse_moe.experts.1.w3.weight"],
+            id="mixtral",
+        ),
+        pytest.param(
+            "Qwen3MoeForCausalLM",
+            "mlp.gate.weight",
+            ["mlp.experts.1.gate_proj.weight", "mlp.experts.1.up_proj.weight"],
+            id="qwen3-moe",
+        ),
+    ],
+)
+def test_every_expert_has_its_rules_and_the_router_belongs_to_none(family, router, expert):
+    rules = rules_for_layer(make_spec(family))
+    assert rule_named(rules, "mlp.router.weight").hf_names == (router,)
+    assert rule_named(rules, "mlp.router.weight").hf_shapes == ((3, 24),)
+    fc1 = rule_named(rules, "mlp.experts.local_experts.1.linear_fc1.weight")
+    assert (list(fc1.hf_names), fc1.expert) == (expert, 1)  # gate before up
+    owners = [rule.expert for rule in rules if rule.expert is not None]
+    assert owners == [0, 0, 1, 1, 2, 2]
+
+
+def test_dense_layer_of_a_mixture_has_a_plain_mlp():
+    spec = make_spec("Qwen3MoeForCausalLM")
+    spec = replace(spec, experts=replace(spec.experts, dense_layers=(1,)))
+    names = {rule.megatron_name for rule in rules_for_model(spec)}
+    assert "decoder.layers.0.mlp.router.weight" in names
+    assert "decoder.layers.1.mlp.linear_fc1.weight" in names
+    assert not any(name.startswith("decoder.layers.1.mlp.experts") for name in names)
 
 
 def test_padding_rows_are_zero_and_the_rest_in_order():
