@@ -14,7 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_longrlvr import __version__
-from megatron_longrlvr.errors import CheckpointError, ConfigError, DataError, NonFiniteUpdate
+from megatron_longrlvr.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    JudgeUnavailable,
+    NonFiniteUpdate,
+)
 
 USAGE_EXIT_CODE = 2
 FAILED_EXIT_CODE = 1
@@ -31,8 +37,8 @@ A recipe is a YAML file or the name of a shipped one. Start one process per devi
   longrlvr train tiny_cpu rewards.variant=outcome_only run.dir=runs/outcome --dry-run
 
 The same command goes on after an interruption, from the last checkpoint, and does nothing when
-the run is finished. Exit codes: 0 finished, 1 failed, 2 a setting or a file is wrong, 130 stopped
-by a signal after the step in progress.
+the run is finished. Exit codes: 0 finished, 1 failed, 2 a setting or a file is wrong, 75 stopped
+because the judge gave too few verdicts, 130 stopped by a signal after the step in progress.
 """
 _SFT_EXAMPLES = """
 Makes the starting model of the toy task from random weights. The result is a Hugging Face folder,
@@ -166,6 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, NonFiniteUpdate) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
         return FAILED_EXIT_CODE
+    except JudgeUnavailable as error:
+        print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
+        return JudgeUnavailable.EXIT_CODE
     return code
 
 

@@ -17,3 +17,10 @@ class CheckpointError(RuntimeError):
 
 class NonFiniteUpdate(RuntimeError):  # noqa: N818 - read as "the update was non-finite"
     """Loss or gradients were NaN or infinite; the weights were left as they were."""
+
+
+class JudgeUnavailable(RuntimeError):  # noqa: N818 - read as "the judge is unavailable"
+    """Too many verdicts are missing to go on; nothing was learned from the batch."""
+
+    EXIT_CODE = 75
+    """Of a command that ends with it: EX_TEMPFAIL of sysexits.h, try again later."""

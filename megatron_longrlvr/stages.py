@@ -87,6 +87,30 @@ class RolloutBatch:
     samples: Sequence[Sample]
 
 
+class Verdict(StrEnum):
+    """What a judge says about an answer."""
+
+    YES = "yes"
+    NO = "no"
+    NONE = "none"
+    """Nothing that can be relied on; never a number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """A judge's verdict and how it came about."""
+
+    verdict: Verdict
+    reason: str = ""
+    """Why there is none; empty for yes and no."""
+
+    is_cached: bool = False
+    """Found among earlier verdicts, or asked for once on behalf of several equal answers."""
+
+    latency_s: float = 0.0
+    """From the question to the verdict, waiting and repeated requests included."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSample:
     """A sample with its reward and the parts that reward was made of."""
@@ -107,6 +131,12 @@ class ScoredSample:
 
     is_valid: bool
     """False where no reward could be found out; such a sample leaves loss and baseline."""
+
+    judgement: Judgement | None = None
+    """None where no judge was asked."""
+
+    alarms: Sequence[str] = ()
+    """Kinds of attempt to influence a judge that the answer holds; empty without a judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,11 +8,15 @@ from megatron_longrlvr.algorithms.advantage import group_advantages
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.stages import AdvantageBatch, ScoredBatch
 
+MIN_VALID_SAMPLES = 2
+"""Of a group that is learned from."""
+
 
 def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageBatch:
     """Give every valid sample its advantage.
 
-    Invalid samples are always left out. Groups without spread in the reward are left out when
+    Invalid samples are always left out, and so is a valid one without any valid sibling, which
+    has nothing to be compared with. Groups without spread in the reward are left out when
     ``algorithm.drop_uninformative_groups`` says so; otherwise their valid samples stay with
     advantage 0, and so count in the loss's denominator. A dropped group is one of which no
     sample is left.
@@ -31,6 +35,7 @@ def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageB
         rewards.view(-1, size), is_valid=is_valid.view(-1, size), kind=config.advantage
     )
     is_kept = is_valid.view(-1, size)
+    is_kept = is_kept & (is_kept.sum(dim=1, keepdim=True) >= MIN_VALID_SAMPLES)
     if config.drop_uninformative_groups:
         is_kept = is_kept & groups.is_informative[:, None]
     kept = is_kept.flatten().nonzero().flatten().tolist()

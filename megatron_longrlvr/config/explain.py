@@ -37,7 +37,9 @@ def explain(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
         given = f"={problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else " is missing"
         return f"{key}.kind{given}: use {_listed(_kind_of(model) for model in place.sections)}"
-    return f"{key}={_shown(problem['input'])}: {problem['msg']}"
+    given = problem["input"]
+    shown = "(not shown)" if _may_be_secret(place.key[-1], given) else _shown(given)
+    return f"{key}={shown}: {problem['msg']}"
 
 
 def _unknown_key(name: str, parent: _Place, schema: type[BaseModel]) -> str:
@@ -83,6 +85,11 @@ def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
 
 def _kind_of(section: type[BaseModel]) -> str:
     return str(get_args(section.model_fields["kind"].annotation)[0])
+
+
+def _may_be_secret(field: str, value: object) -> bool:
+    """Whether somebody may have put a key or a password there by mistake."""
+    return field == "api_key_env" or (field == "url" and "@" in str(value))
 
 
 def _listed(names: Iterator[str] | Sequence[str]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from megatron_longrlvr.config.judge import JudgeConfig
 from megatron_longrlvr.config.section import Section
 
 
@@ -89,9 +90,20 @@ class RewardsConfig(Section):
         "list",
         "token_f1",
         "containment",
+        "judge",
     ] = "normalized"
     """How the answer is compared with the reference; ``rewards/answer/`` holds a file for each,
-    with what it reads and what it leaves undecided."""
+    with what it reads and what it leaves undecided. ``judge`` leaves every answer to the judge."""
+
+    judge: JudgeConfig | None = None
+    """Judge of the answers that the verifier ``answer`` leaves undecided; null for none, where the
+    verifier's score stands."""
+
+    @model_validator(mode="after")
+    def _judge_is_described(self) -> RewardsConfig:
+        if self.answer == "judge" and self.judge is None:
+            raise ValueError("answer=judge needs a judge section")
+        return self
 
 
 class EvaluationConfig(Section):

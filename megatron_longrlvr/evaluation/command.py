@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.data.tokenizer import load_tokenizer
 from megatron_longrlvr.errors import CheckpointError, ConfigError
-from megatron_longrlvr.parallel.groups import launched_world_size
+from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.trainer.assembly import (
     build_engine,
@@ -23,6 +23,7 @@ from megatron_longrlvr.trainer.assembly import (
     build_learner,
     model_folder,
 )
+from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.session import process_groups
 
 
@@ -39,6 +40,7 @@ def evaluate_target(target: str, overrides: Sequence[str]) -> dict[str, float] |
     Raises:
         ConfigError: The recipe has no evaluation section, or cannot run.
         CheckpointError: The run has no whole checkpoint.
+        JudgeUnavailable: Too many answers have no verdict.
     """
     run_dir = Path(target) if (Path(target) / "config.json").is_file() else None
     name = target if run_dir is None else str(run_dir / "config.json")
@@ -57,13 +59,22 @@ def evaluate_target(target: str, overrides: Sequence[str]) -> dict[str, float] |
             load_checkpoint(checkpoint.directory, learner)
             measured = str(checkpoint.directory)
         engine = build_engine(config, learner.policy, tokenizer)
-        evaluator = build_evaluator(config, groups, engine, tokenizer)
+        scorer = build_scorer(config.rewards, groups, run_dir=run_dir, say=_announcer(groups))
+        evaluator = build_evaluator(config, groups, engine, tokenizer, scorer=scorer)
         assert evaluator is not None, "the recipe has an evaluation section"
-        metrics, _ = evaluator.evaluate()
+        try:
+            metrics, _ = evaluator.evaluate()
+        finally:
+            scorer.close()
         if groups.rank > 0:
             return None
     _show(metrics, f"{measured} on {_describe(config)}")
     return metrics
+
+
+def _announcer(groups: ProcessGroups) -> Callable[[str], None]:
+    console = Console(highlight=False, quiet=groups.rank > 0)
+    return lambda text: console.print(text, soft_wrap=True, markup=False)
 
 
 def _describe(config: TrainConfig) -> str:

@@ -30,6 +30,9 @@ class Evaluator:
     def evaluate(self) -> tuple[dict[str, float], ScoredBatch]:
         """Sample and score; every rank calls this.
 
+        Raises:
+            JudgeUnavailable: Too many verdicts are missing.
+
         Returns:
             Metrics over all ranks, by name, and this rank's scored samples.
         """
@@ -39,7 +42,8 @@ class Evaluator:
             temperature=self.config.temperature,
             seed=self.config.seed,
         )
-        scored = self.scorer.score(self.engine.generate(batch, params))
+        rollouts = self.engine.generate(batch, params, on_sample=self.scorer.begin)
+        scored = self.scorer.score(rollouts)
         tally = eval_tally(scored)
         summed = Tally.from_vector(tally.names, sum_over(self.groups.dp, tally.to_vector()))
         return eval_metrics(summed), scored

@@ -33,6 +33,40 @@ REWARD_GROUPS_INFORMATIVE_FRAC = "reward/groups_informative_frac"
 REWARD_GROUPS_DROPPED_FRAC = "reward/groups_dropped_frac"
 """Groups that were left out of loss and denominator."""
 
+REWARD_GROUPS_TOO_FEW_VALID = "reward/groups_too_few_valid"
+"""Groups dropped because fewer than two of their samples are valid."""
+
+# What the judge did; only in runs with a judge.
+JUDGE_VERIFIER_DECIDED_FRAC = "judge/verifier_decided_frac"
+"""Share of the answers that needed no judge."""
+
+JUDGE_ANSWERS = "judge/answers"
+"""Answers that the judge was asked about."""
+
+JUDGE_CACHED_FRAC = "judge/cached_frac"
+JUDGE_YES_FRAC = "judge/yes_frac"
+"""Among verdicts of yes and no."""
+
+JUDGE_FAILED = "judge/failed"
+JUDGE_FAILED_FRAC = "judge/failed_frac"
+JUDGE_FAILED_PREFIX = "judge/failed_"
+"""Followed by a reason; see :func:`judge_failed_by`."""
+
+JUDGE_LATENCY_S_MEAN = "judge/latency_s_mean"
+"""Of verdicts that were not cached."""
+
+JUDGE_ATTACKS = "judge/attacks"
+"""Alarm: answers that try to talk to the judge. Such a sample is kept."""
+
+JUDGE_ATTACKS_FRAC = "judge/attacks_frac"
+"""Of all answers."""
+
+JUDGE_REQUESTS = "judge/requests"
+JUDGE_RETRIES = "judge/retries"
+JUDGE_CIRCUIT_OPENINGS = "judge/circuit_openings"
+JUDGE_PAUSED_S = "judge/paused_s"
+"""Time that the run waited for the judge to come back."""
+
 # Answer right or wrong against context grounded or not: four shares that sum to 1.
 REWARD_RIGHT_GROUNDED_FRAC = "reward/right_grounded_frac"
 REWARD_RIGHT_UNGROUNDED_FRAC = "reward/right_ungrounded_frac"
@@ -103,6 +137,11 @@ TIMING_EVALUATE_S = "timing/evaluate_s"
 # Highest use so far, of the fullest rank.
 MEMORY_HOST_PEAK_GIB = "memory/host_peak_gib"
 MEMORY_DEVICE_PEAK_GIB = "memory/device_peak_gib"
+
+
+def judge_failed_by(reason: str) -> str:
+    """Name of the number of answers without verdict for one reason."""
+    return f"{JUDGE_FAILED_PREFIX}{reason}"
 
 
 def parse_outcome_frac(outcome: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ class SampleRecord:
     parse_outcome: str
     is_valid: bool
     """False where no reward could be found out."""
+
+    verdict: str | None = None
+    """Of the judge: yes, no or none; null where no judge was asked."""
+
+    verdict_reason: str = ""
+    """Why the verdict is none."""
+
+    alarms: Sequence[str] = field(default_factory=list)
+    """Kinds of attempt to influence the judge."""
 
 
 def samples_path(run_dir: Path, step: int) -> Path:
@@ -105,6 +114,9 @@ def to_record(scored: ScoredSample, *, step: int) -> SampleRecord:
         policy_version=sample.policy_version,
         parse_outcome=scored.parse_outcome,
         is_valid=scored.is_valid,
+        verdict=None if scored.judgement is None else scored.judgement.verdict.value,
+        verdict_reason="" if scored.judgement is None else scored.judgement.reason,
+        alarms=list(scored.alarms),
     )
 
 
@@ -113,8 +125,12 @@ def _parse(line: str, place: str) -> SampleRecord:
         content: Any = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{place} is not JSON: {error}") from error
-    expected = {field.name for field in fields(SampleRecord)}
-    if not isinstance(content, dict) or content.keys() != expected:
+    known = fields(SampleRecord)
+    expected = {one.name for one in known}
+    required = {
+        one.name for one in known if one.default is MISSING and one.default_factory is MISSING
+    }
+    if not isinstance(content, dict) or not required <= content.keys() <= expected:
         keys = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{place} is not a sample: got {keys}, expected {sorted(expected)}")
     return SampleRecord(**content)

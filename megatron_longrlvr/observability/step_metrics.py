@@ -27,6 +27,8 @@ reached only when all of them are cited: three of four alone give 0.789."""
 INFORMATIVE_SPREAD = 1e-6
 """Difference between rewards of a group above which it is no rounding."""
 
+_MIN_VALID_SAMPLES = 2  # as in algorithms/assign.py, which needs torch
+
 _REWARD_SQUARES = "reward/square_mean"
 _EVAL_ANSWER_BY_PROMPT = "eval/answer_by_prompt"
 _EVAL_ANSWER_BY_PROMPT_SQUARES = "eval/answer_by_prompt_square"
@@ -39,6 +41,7 @@ _TOTALS = frozenset(
         names.ROLLOUT_SAMPLES,
         names.ROLLOUT_RESPONSE_TOKENS,
         names.REWARD_INVALID_SAMPLES,
+        names.REWARD_GROUPS_TOO_FEW_VALID,
         names.EVAL_PROMPTS,
         names.EVAL_SAMPLES,
         names.EVAL_INVALID_SAMPLES,
@@ -69,6 +72,7 @@ def train_tally(batch: ScoredBatch) -> Tally:
         + Tally.of(
             {
                 names.REWARD_INVALID_SAMPLES: [not scored.is_valid for scored in batch.scored],
+                names.REWARD_GROUPS_TOO_FEW_VALID: [_has_too_few(group) for group in groups],
                 names.REWARD_GROUPS_INFORMATIVE_FRAC: [_is_informative(group) for group in groups],
             }
         )
@@ -213,9 +217,13 @@ def _groups(batch: ScoredBatch) -> list[Sequence[ScoredSample]]:
     return [batch.scored[start : start + size] for start in range(0, len(batch.scored), size)]
 
 
+def _has_too_few(group: Sequence[ScoredSample]) -> bool:
+    return sum(scored.is_valid for scored in group) < _MIN_VALID_SAMPLES
+
+
 def _is_informative(group: Sequence[ScoredSample]) -> bool:
     rewards = [scored.reward for scored in group if scored.is_valid]
-    return len(rewards) > 1 and max(rewards) - min(rewards) > INFORMATIVE_SPREAD
+    return len(rewards) >= _MIN_VALID_SAMPLES and max(rewards) - min(rewards) > INFORMATIVE_SPREAD
 
 
 def _part(scored: Sequence[ScoredSample], name: str) -> list[float]:

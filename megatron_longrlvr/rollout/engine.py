@@ -5,10 +5,14 @@ An engine knows prompts, samples and a policy version; it knows nothing of rewar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from megatron_longrlvr.stages import PolicyVersion, PromptBatch, RolloutBatch
+from megatron_longrlvr.stages import PolicyVersion, PromptBatch, RolloutBatch, Sample
+
+OnSample = Callable[[Sample], None]
+"""Called with each sample as soon as it is finished, in any order; must return at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +35,9 @@ class SamplingParams:
 class RolloutEngine(Protocol):
     """Samples responses from the current policy."""
 
-    def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
+    def generate(
+        self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None
+    ) -> RolloutBatch:
         """Sample each prompt ``prompts.group_size`` times, in group order."""
         ...
 

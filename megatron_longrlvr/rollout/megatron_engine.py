@@ -35,7 +35,7 @@ from megatron_longrlvr.model.rope import inverse_frequencies, rotation
 from megatron_longrlvr.model.sequence_plan import plan_sequences
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.device import device
-from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
 from megatron_longrlvr.rollout.sampling import choose_tokens, sample_uniforms
 from megatron_longrlvr.stages import (
     FinishReason,
@@ -74,7 +74,8 @@ class _Decoding:
     running: dict[int, _Running] = field(default_factory=dict)
     """By place among slots * group."""
 
-    done: list[tuple[_Running, FinishReason]] = field(default_factory=list)
+    done: list[Sample] = field(default_factory=list)
+    on_sample: OnSample | None = None
 
 
 class MegatronEngine:
@@ -100,16 +101,20 @@ class MegatronEngine:
         """Take note of the version; learner and engine share their weights."""
         self.version = version
 
-    def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
+    def generate(
+        self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None
+    ) -> RolloutBatch:
         """Sample every prompt; see ``RolloutEngine``.
 
         Collective over expert-parallel ranks, also for those without prompts.
         """
         with self._inference():
-            samples = self._decode_all(prompts, params)
+            samples = self._decode_all(prompts, params, on_sample)
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
 
-    def _decode_all(self, prompts: PromptBatch, params: SamplingParams) -> list[Sample]:
+    def _decode_all(
+        self, prompts: PromptBatch, params: SamplingParams, on_sample: OnSample | None
+    ) -> list[Sample]:
         num_slots = max(self.max_concurrent_samples // prompts.group_size, 1)
         num_slots = min(num_slots, len(prompts.prompts))
         state = _Decoding(
@@ -127,6 +132,7 @@ class MegatronEngine:
             ),
             waiting=deque(prompts.prompts),
             slots=[None] * num_slots,
+            on_sample=on_sample,
         )
         while self._is_pass_due(state):
             if slots := self._admit(state):
@@ -136,8 +142,8 @@ class MegatronEngine:
             else:
                 self._keep_experts_company(state)
         order = {id(prompt): index for index, prompt in enumerate(prompts.prompts)}
-        state.done.sort(key=lambda item: (order[id(item[0].prompt)], item[0].sample_index))
-        return [self._finish(running, reason) for running, reason in state.done]
+        state.done.sort(key=lambda sample: (order[id(sample.prompt)], sample.sample_index))
+        return state.done
 
     def _is_pass_due(self, state: _Decoding) -> bool:
         """Whether this rank has work left, or one that it shares experts with."""
@@ -253,7 +259,10 @@ class MegatronEngine:
                 self._end(state, place, FinishReason.LENGTH)
 
     def _end(self, state: _Decoding, place: int, reason: FinishReason) -> None:
-        state.done.append((state.running.pop(place), reason))
+        sample = self._finish(state.running.pop(place), reason)
+        state.done.append(sample)
+        if state.on_sample is not None:
+            state.on_sample(sample)
         group_size = state.cache.shape.group_size
         slot = place // group_size
         siblings = range(slot * group_size, (slot + 1) * group_size)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
-from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
 from megatron_longrlvr.stages import (
     FinishReason,
     PolicyVersion,
@@ -47,13 +47,16 @@ class ScriptedEngine:
         """Label the samples that follow with this version."""
         self.version = version
 
-    def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
+    def generate(
+        self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None
+    ) -> RolloutBatch:
         """Answer every prompt from the script, cut at ``params.max_response_tokens``."""
-        samples = [
-            self._sample(prompts.step, prompt, index, params)
-            for prompt in prompts.prompts
-            for index in range(prompts.group_size)
-        ]
+        samples: list[Sample] = []
+        for prompt in prompts.prompts:
+            for index in range(prompts.group_size):
+                samples.append(self._sample(prompts.step, prompt, index, params))
+                if on_sample is not None:
+                    on_sample(samples[-1])
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
 
     def _sample(self, step: int, prompt: Prompt, index: int, params: SamplingParams) -> Sample:

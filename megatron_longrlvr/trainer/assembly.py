@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
@@ -31,7 +32,8 @@ from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
 from megatron_longrlvr.trainer.collect import Collector, DataShare
 from megatron_longrlvr.trainer.journal import open_journal, silent_journal
-from megatron_longrlvr.trainer.loop import TrainingRun
+from megatron_longrlvr.trainer.judging import build_scorer
+from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
 from megatron_longrlvr.trainer.step import StepParts
 
@@ -72,8 +74,21 @@ def check_model(spec: ModelSpec, layout: ParallelLayout, *, longest_tokens: int)
         )
 
 
-def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> TrainingRun:
-    """Build every part of a run and bring it to the last checkpoint; every rank calls this."""
+def assemble(
+    config: TrainConfig,
+    groups: ProcessGroups,
+    run_dir: RunDir,
+    *,
+    is_stop_asked: Callable[[], bool] = lambda: False,
+) -> TrainingRun:
+    """Build every part of a run and bring it to the last checkpoint; every rank calls this.
+
+    Args:
+        config: The recipe.
+        groups: Of this rank.
+        run_dir: Claimed for the recipe.
+        is_stop_asked: Whether this rank was told to end the run.
+    """
     tokenizer = load_tokenizer(model_folder(config.model.path))
     learner = build_learner(config, groups)
     engine = build_engine(config, learner.policy, tokenizer)
@@ -85,13 +100,14 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
         allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.run.seed,
     )
-    scorer = RewardScorer(config.rewards)
     first_step = 0
+    is_eval_due = True
     checkpoint = broadcast_object(latest(run_dir.path) if groups.rank == 0 else None, groups.world)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint.directory, learner)
         source.restore(state.prompt_cursor)
         first_step = state.step
+        is_eval_due = first_step == 0 or EVAL_DUE in state.extra
     engine.publish(learner.version)
     journal = silent_journal()
     if groups.rank == 0:
@@ -107,6 +123,13 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
     for note in length_notes:
         journal.say(note)
+    scorer = build_scorer(
+        config.rewards,
+        groups,
+        run_dir=run_dir.path,
+        say=journal.say,
+        is_stop_asked=is_stop_asked,
+    )
     collector = Collector(
         source=source,
         engine=engine,
@@ -136,12 +159,13 @@ def assemble(config: TrainConfig, groups: ProcessGroups, run_dir: RunDir) -> Tra
             peers=data_parallel_peers(groups),
             cost=training_cost(learner.policy.spec, config.algorithm),
         ),
-        evaluator=build_evaluator(config, groups, engine, tokenizer),
+        evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
         groups=groups,
         run_dir=run_dir,
         journal=journal,
         first_step=first_step,
+        is_eval_due=is_eval_due,
         fingerprint=fingerprint(config),
     )
 
@@ -188,7 +212,12 @@ def build_engine(config: TrainConfig, policy: Policy, tokenizer: Tokenizer) -> M
 
 
 def build_evaluator(
-    config: TrainConfig, groups: ProcessGroups, engine: MegatronEngine, tokenizer: Tokenizer
+    config: TrainConfig,
+    groups: ProcessGroups,
+    engine: MegatronEngine,
+    tokenizer: Tokenizer,
+    *,
+    scorer: RewardScorer,
 ) -> Evaluator | None:
     """The held-out measurement, where the recipe has one."""
     if config.evaluation is None:
@@ -206,7 +235,7 @@ def build_evaluator(
         config=config.evaluation,
         prompts=prompts[groups.dp_rank :: groups.layout.dp],
         engine=engine,
-        scorer=RewardScorer(config.rewards),
+        scorer=scorer,
         max_response_tokens=config.rollout.max_response_tokens,
         groups=groups,
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from megatron_longrlvr.algorithms.assign import assign_advantages
 from megatron_longrlvr.config.training import AlgorithmConfig, RolloutConfig
 from megatron_longrlvr.data.sources import PromptSource
+from megatron_longrlvr.rewards.judge.panel import PanelTraffic
 from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.engine import RolloutEngine, SamplingParams
 from megatron_longrlvr.stages import PromptBatch, ScoredBatch, ScoredSample
@@ -41,6 +42,8 @@ class Collected:
     """The groups that the update may use, at most this rank's share."""
 
     rounds: int
+    judging: PanelTraffic | None
+    """What judging cost; None without a judge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,11 @@ class Collector:
     share: DataShare
 
     def collect(self, step: int, stopwatch: Stopwatch) -> Collected:
-        """Sample and score the groups of one step; every rank calls this alike."""
+        """Sample and score the groups of one step; every rank calls this alike.
+
+        Raises:
+            JudgeUnavailable: Too many verdicts are missing.
+        """
         dynamic = self.algorithm.dynamic_sampling
         max_rounds = dynamic.max_rounds if dynamic.enabled else 1
         quota = self.rollout.prompts_per_step // self.share.size
@@ -76,6 +83,7 @@ class Collector:
             scored=self._batch(step, everything),
             for_training=self._batch(step, kept),
             rounds=rounds,
+            judging=self.scorer.take_judge_traffic(),
         )
 
     def _sample_round(self, step: int, stopwatch: Stopwatch) -> ScoredBatch:
@@ -86,7 +94,7 @@ class Collector:
             group_size=self.rollout.group_size,
         )
         with stopwatch.time("generate"):
-            rollouts = self.engine.generate(prompts, self.params)
+            rollouts = self.engine.generate(prompts, self.params, on_sample=self.scorer.begin)
         with stopwatch.time("score"):
             return self.scorer.score(rollouts)
 

@@ -9,6 +9,7 @@ from megatron_longrlvr.checkpoint.manifest import checkpoint_directory, prune
 from megatron_longrlvr.checkpoint.run_state import RunState
 from megatron_longrlvr.checkpoint.store import save_checkpoint
 from megatron_longrlvr.config.training import TrainerConfig
+from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.evaluation.runner import Evaluator
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
@@ -18,8 +19,11 @@ from megatron_longrlvr.trainer.journal import Journal
 from megatron_longrlvr.trainer.report_step import save_samples, step_metrics
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.schedule import Every
-from megatron_longrlvr.trainer.step import StepParts, run_step
+from megatron_longrlvr.trainer.step import StepOutcome, StepParts, run_step
 from megatron_longrlvr.trainer.workload import Workload
+
+EVAL_DUE = "eval_due"
+"""Key of a run state: the measurement that belongs to its step could not be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,9 @@ class TrainingRun:
     first_step: int
     """Training steps that earlier starts have done."""
 
+    is_eval_due: bool
+    """Whether the policy after ``first_step`` is still to be measured."""
+
     fingerprint: str
     """Of the configuration, for the checkpoints."""
 
@@ -44,12 +51,16 @@ def train(run: TrainingRun, stop: StopRequest) -> bool:
 
     Returns:
         Whether the run got to its last step.
+
+    Raises:
+        JudgeUnavailable: Too many answers have no verdict. A checkpoint of what was learned so far
+            is saved, so the same command goes on.
     """
-    if run.first_step == 0:
-        _evaluate(run, step=0)
+    if run.is_eval_due:
+        _evaluate(run, step=run.first_step)
     workload = _workload(run)
     for step in range(run.first_step + 1, run.trainer.steps + 1):
-        outcome = run_step(run.parts, step=step)
+        outcome = _step(run, step)
         metrics = step_metrics(outcome, run.groups, workload)
         run.journal.record_step(step, metrics)
         _warn_of_repeated_prompts(run, step, metrics)
@@ -88,16 +99,40 @@ def _warn_of_repeated_prompts(run: TrainingRun, step: int, metrics: Mapping[str,
 def _evaluate(run: TrainingRun, *, step: int) -> None:
     if run.evaluator is None or run.trainer.eval_every == 0:
         return
-    metrics, _ = run.evaluator.evaluate()
+    try:
+        metrics, _ = run.evaluator.evaluate()
+    except JudgeUnavailable:
+        _save(run, step=step, extra={EVAL_DUE: 1})
+        raise
     run.journal.record_eval(step, metrics)
 
 
-def _save(run: TrainingRun, *, step: int) -> None:
+def _step(run: TrainingRun, step: int) -> StepOutcome:
+    prompt_cursor = run.parts.collector.source.state()
+    try:
+        return run_step(run.parts, step=step)
+    except JudgeUnavailable:
+        # The prompts of this step taught nothing: they are drawn again.
+        _save(run, step=step - 1, prompt_cursor=prompt_cursor)
+        raise
+
+
+def _save(
+    run: TrainingRun,
+    *,
+    step: int,
+    prompt_cursor: int | None = None,
+    extra: Mapping[str, int] | None = None,
+) -> None:
+    """Write a checkpoint of the learner as it is after ``step``; every rank calls this."""
     learner = run.parts.learner
     state = RunState(
         step=step,
         policy_version=learner.version,
-        prompt_cursor=run.parts.collector.source.state(),
+        prompt_cursor=(
+            run.parts.collector.source.state() if prompt_cursor is None else prompt_cursor
+        ),
+        extra=extra or {},
     )
     directory = checkpoint_directory(run.run_dir.path, step)
     save_checkpoint(directory, learner, state, config_fingerprint=run.fingerprint)

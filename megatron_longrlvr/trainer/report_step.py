@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_longrlvr.observability import names
+from megatron_longrlvr.observability.judge_metrics import judge_metrics, judge_tally
 from megatron_longrlvr.observability.samples import write_samples
 from megatron_longrlvr.observability.step_metrics import (
     advantage_tally,
@@ -42,6 +43,7 @@ def step_metrics(
         **_workload_metrics(outcome, groups, workload, timing),
         names.UPDATE_SKIPPED: float(not outcome.updates),
         names.ROLLOUT_ROUNDS: float(outcome.collected.rounds),
+        **_judging_metrics(outcome, groups),
     }
     memory = names.MEMORY_DEVICE_PEAK_GIB if has_cuda() else names.MEMORY_HOST_PEAK_GIB
     metrics[memory] = memory_gib
@@ -76,6 +78,15 @@ def save_samples(outcome: StepOutcome, groups: ProcessGroups, run_dir: Path, *, 
     gathered = gather_objects(tuple(outcome.collected.scored.scored), groups.dp)
     if groups.rank == 0:
         write_samples(run_dir, [scored for share in gathered for scored in share], step=step)
+
+
+def _judging_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:
+    collected = outcome.collected
+    if collected.judging is None:  # on all ranks alike: the recipe has no judge
+        return {}
+    tally = judge_tally(collected.scored.scored, collected.judging)
+    summed = sum_over(groups.dp, tally.to_vector())
+    return judge_metrics(Tally.from_vector(tally.names, summed))
 
 
 def _mean_over_updates(updates: Sequence[UpdateStats]) -> dict[str, float]:

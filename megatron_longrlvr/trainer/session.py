@@ -10,7 +10,7 @@ from typing import TypeVar
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.section import Section
-from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.errors import ConfigError, JudgeUnavailable
 from megatron_longrlvr.model.hf_export import export_policy
 from megatron_longrlvr.parallel.collectives import broadcast_object
 from megatron_longrlvr.parallel.groups import (
@@ -44,7 +44,8 @@ def run_training(config: TrainConfig) -> int:
     """Train as the recipe says; called on every rank.
 
     Returns:
-        Exit code: 0 at the last step, ``STOPPED_EXIT_CODE`` when stopped by a signal before it.
+        Exit code: 0 at the last step, ``STOPPED_EXIT_CODE`` when stopped by a signal before it,
+        that of ``JudgeUnavailable`` when too many answers had no verdict.
     """
     world_size = launched_world_size()
     check_train_config(config, world_size=world_size)
@@ -56,7 +57,7 @@ def run_training(config: TrainConfig) -> int:
             if groups.rank == 0:
                 _announce(f"{run_dir.path} is already finished: {config.trainer.steps} steps")
             return 0
-        run = assemble(config, groups, run_dir)
+        run = assemble(config, groups, run_dir, is_stop_asked=lambda: stop.signal_name is not None)
         try:
             is_complete = train(run, stop)
             if is_complete and config.trainer.export_hf:
@@ -65,7 +66,11 @@ def run_training(config: TrainConfig) -> int:
                     run_dir.path / "hf",
                     tokenizer_folder=model_folder(config.model.path),
                 )
+        except JudgeUnavailable as outage:
+            run.journal.say(f"stopped: {outage}; a checkpoint is saved, the same command goes on")
+            return JudgeUnavailable.EXIT_CODE
         finally:
+            run.parts.collector.scorer.close()
             run.journal.close()
         if is_complete and groups.rank == 0:
             run_dir.mark_finished(config.trainer.steps)

@@ -52,6 +52,7 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
     caller may evaluate, checkpoint or stop between any two steps.
 
     Raises:
+        JudgeUnavailable: Too many answers have no verdict; no weight has changed.
         NonFiniteUpdate: An update would have been NaN or infinite; no weight has changed by it.
     """
     stopwatch = Stopwatch()

@@ -1,0 +1,217 @@
+"""One judge server: its connections, limits, circuit breaker, and what its replies mean.
+
+Each request in flight has a connection of its own, kept open for the next one. One pool of n
+connections would be searched from end to end for every request, which at 64 in flight costs more
+than the rest of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from megatron_longrlvr.config.judge import JudgeBreakerConfig, JudgeEndpointConfig, JudgeRetryConfig
+from megatron_longrlvr.rewards.judge.breaker import CircuitBreaker
+from megatron_longrlvr.rewards.judge.clock import Clock
+from megatron_longrlvr.rewards.judge.limits import RateLimit
+from megatron_longrlvr.rewards.judge.query import NoVerdict
+
+# A server that asks for more is passed over until then; longer would outlast any run's patience.
+_MAX_RETRY_AFTER_S = 3600.0
+_TOO_MANY_REQUESTS = 429
+# Characters of English text per token, for the estimate that the token limit starts from.
+_CHARS_PER_TOKEN = 4
+# Rounds of all voters that find no free endpoint must not keep the event loop busy.
+MIN_WAIT_S = 0.01
+
+
+class RequestFailure(Exception):  # noqa: N818 - a value that travels as an exception, never shown
+    """A request without a usable reply."""
+
+    def __init__(self, reason: NoVerdict) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndpointSettings:
+    """How an endpoint is treated; the same for all of them."""
+
+    retry: JudgeRetryConfig
+    breaker: JudgeBreakerConfig
+    max_tokens: int
+
+
+class Endpoint:
+    """Sends requests to one server."""
+
+    def __init__(
+        self,
+        config: JudgeEndpointConfig,
+        settings: EndpointSettings,
+        *,
+        api_key: str | None,
+        clock: Clock,
+    ) -> None:
+        self._url = httpx2.URL(f"{config.url.rstrip('/')}/chat/completions")
+        self._headers = {"content-type": "application/json", "host": self._url.netloc.decode()}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._timeout = {
+            "connect": settings.retry.connect_timeout_s,
+            "read": settings.retry.read_timeout_s,
+            "write": settings.retry.read_timeout_s,
+            "pool": None,
+        }
+        self._max_tokens = settings.max_tokens
+        self._clock = clock
+        self._asked_to_wait_until = -math.inf
+        self._requests = _limit(config.requests_per_minute, clock)
+        self._tokens = _limit(config.tokens_per_minute, clock)
+        context = httpx2.create_ssl_context()  # shared: reading certificates takes milliseconds
+        single = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+        self._connections = [
+            httpx2.AsyncHTTPTransport(verify=context, limits=single)
+            for _ in range(config.max_concurrent)
+        ]
+        self._free = list(self._connections)
+        self._places = asyncio.Semaphore(config.max_concurrent)
+        self.breaker = CircuitBreaker(settings.breaker, clock)
+        self.max_concurrent = config.max_concurrent
+        self.num_waiting = 0
+        """Requests sent or about to be."""
+
+    def wait_s(self) -> float:
+        """Seconds until this endpoint may take a request; 0 where it may now."""
+        asked = self._asked_to_wait_until - self._clock.now()
+        return max(0.0, asked, self.breaker.wait_s())
+
+    async def post(self, body: bytes) -> str:
+        """Send a request, when limits and places allow, and return the text of its reply.
+
+        The caller has entered the circuit breaker.
+
+        Raises:
+            RequestFailure: There is none.
+        """
+        self.num_waiting += 1
+        try:
+            reply = await self._post(body)
+        except RequestFailure as failure:
+            if failure.reason is NoVerdict.RATE_LIMITED:
+                self.breaker.succeed()  # a server that counts requests is up
+            else:
+                self.breaker.fail()
+            raise
+        except BaseException:
+            self.breaker.abandon()
+            raise
+        finally:
+            self.num_waiting -= 1
+        self.breaker.succeed()
+        return reply
+
+    async def close(self) -> None:
+        for connection in self._connections:
+            await connection.aclose()
+
+    async def _post(self, body: bytes) -> str:
+        estimate = len(body) / _CHARS_PER_TOKEN + self._max_tokens
+        if self._requests is not None:
+            await self._requests.take(1)
+        if self._tokens is not None:
+            await self._tokens.take(estimate)
+        async with self._places:
+            connection = self._free.pop()
+            try:
+                status, headers, content = await self._exchange(connection, body)
+            finally:
+                self._free.append(connection)
+        self._check_status(status, headers)
+        text, num_tokens = _read_completion(content)
+        if self._tokens is not None and num_tokens is not None:
+            self._tokens.correct(num_tokens - estimate)
+        return text
+
+    async def _exchange(
+        self, connection: httpx2.AsyncHTTPTransport, body: bytes
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        request = httpx2.Request(
+            "POST",
+            self._url,
+            headers=self._headers,
+            content=body,
+            extensions={"timeout": self._timeout},
+        )
+        try:
+            response = await connection.handle_async_request(request)
+            try:
+                return response.status_code, response.headers, await response.aread()
+            finally:
+                await response.aclose()
+        except httpx2.TimeoutException:
+            raise RequestFailure(NoVerdict.TIMEOUT) from None
+        except (httpx2.RemoteProtocolError, httpx2.DecodingError):
+            raise RequestFailure(NoVerdict.BROKEN_REPLY) from None
+        except httpx2.TransportError:
+            raise RequestFailure(NoVerdict.CONNECTION) from None
+
+    def _check_status(self, status: int, headers: Mapping[str, str]) -> None:
+        if httpx2.codes.is_success(status):
+            return
+        # 503 comes with the header too.
+        wait_s = retry_after_s(headers.get("retry-after"), now=datetime.now(UTC))
+        if wait_s is not None:
+            self._asked_to_wait_until = self._clock.now() + wait_s
+        if status == _TOO_MANY_REQUESTS:
+            raise RequestFailure(NoVerdict.RATE_LIMITED)
+        if httpx2.codes.is_server_error(status):
+            raise RequestFailure(NoVerdict.SERVER_ERROR)
+        raise RequestFailure(NoVerdict.REFUSED)
+
+
+def retry_after_s(value: str | None, *, now: datetime) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for, given as a number or as a date.
+
+    Args:
+        value: The header; None where there is none.
+        now: With a time zone.
+
+    Returns:
+        At least 0 and at most an hour; None without a header that can be read.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - now).total_seconds()
+        except (ValueError, TypeError):  # no date, or one without a time zone
+            return None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
+
+
+def _limit(per_minute: float | None, clock: Clock) -> RateLimit | None:
+    return None if per_minute is None else RateLimit(per_minute, clock)
+
+
+def _read_completion(content: bytes) -> tuple[str, int | None]:
+    """Text of the first choice, and tokens used where the server says so."""
+    try:
+        completion: Any = json.loads(content)
+        text = completion["choices"][0]["message"]["content"]
+        num_tokens = (completion.get("usage") or {}).get("total_tokens")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise RequestFailure(NoVerdict.BROKEN_REPLY) from None
+    if not isinstance(text, str):
+        raise RequestFailure(NoVerdict.BROKEN_REPLY)
+    return text, num_tokens if isinstance(num_tokens, int) else None

@@ -1,0 +1,141 @@
+"""The judge in its own thread: verdicts are on their way while the engine still samples.
+
+Requests run in an event loop of a background thread. A query that was started is waited for later,
+by ``collect``; equal queries share one judgement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from megatron_longrlvr.config.judge import JudgeConfig
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.rewards.judge.cache import VerdictCache
+from megatron_longrlvr.rewards.judge.client import JudgeClient, required_keys
+from megatron_longrlvr.rewards.judge.query import JudgeQuery, JudgeTraffic
+from megatron_longrlvr.rewards.judge.template import load_template
+from megatron_longrlvr.stages import Judgement, Verdict
+
+# Nobody can get this wrong; what counts is that a verdict comes at all.
+_PROBE = JudgeQuery(question="What is two plus two?", references=("four",), answer="four")
+_CLOSE_TIMEOUT_S = 10.0
+
+_Value = TypeVar("_Value")
+
+
+class JudgeService:
+    """Satisfies ``AnswerJudge`` over HTTP. Made, used and closed by one thread."""
+
+    def __init__(self, client: JudgeClient, cache: VerdictCache | None) -> None:
+        self._client = client
+        self._cache = cache
+        self._pending: dict[JudgeQuery, Future[Judgement]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
+        self._thread.start()
+
+    def start(self, query: JudgeQuery) -> None:
+        """Begin to judge, unless the same is under way."""
+        if query not in self._pending:
+            self._pending[query] = self._submit(self._judge(query))
+
+    def collect(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
+        """Wait for verdicts; what was started and is not asked for here is forgotten."""
+        for query in queries:
+            self.start(query)
+        judgements = []
+        seen: set[JudgeQuery] = set()
+        for query in queries:
+            judgement = self._pending[query].result()
+            is_repeated = query in seen and judgement.verdict is not Verdict.NONE
+            judgements.append(replace(judgement, is_cached=True) if is_repeated else judgement)
+            seen.add(query)
+        self._pending.clear()
+        return judgements
+
+    def probe(self) -> bool:
+        """Ask something easy, once, past the cache."""
+        vote = self._submit(self._client.ask(_PROBE, max_attempts=1)).result()
+        return vote.verdict is not Verdict.NONE
+
+    def take_traffic(self) -> JudgeTraffic:
+        return self._client.take_traffic()
+
+    def close(self) -> None:
+        """End the thread; what is under way is given up. Closing twice does nothing."""
+        if self._loop.is_closed():
+            return
+        self._submit(self._shut_down()).result(timeout=_CLOSE_TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
+        self._loop.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    async def _judge(self, query: JudgeQuery) -> Judgement:
+        started = time.monotonic()
+        if self._cache is not None and (known := self._cache.find(query)) is not None:
+            return Judgement(verdict=known, is_cached=True)
+        vote = await self._client.ask(query)
+        if self._cache is not None and vote.verdict is not Verdict.NONE:
+            self._cache.store(query, vote.verdict)
+        return Judgement(
+            verdict=vote.verdict,
+            reason=vote.reason.value if vote.reason is not None else "",
+            latency_s=time.monotonic() - started,
+        )
+
+    def _submit(self, work: Coroutine[Any, Any, _Value]) -> Future[_Value]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _shut_down(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+
+def open_judge(config: JudgeConfig, *, run_dir: Path | None) -> JudgeService:
+    """Build the judge that a recipe describes; no request is sent yet.
+
+    Args:
+        config: The recipe's judge.
+        run_dir: Where a relative ``cache`` lies; without one there is no such cache.
+
+    Raises:
+        ConfigError: A key's environment variable is not set, the template cannot be used, or the
+            cache is something else.
+    """
+    template = load_template(config.template)
+    client = JudgeClient(config, template, read_keys(config))
+    cache = None
+    if config.cache is not None and (run_dir is not None or Path(config.cache).is_absolute()):
+        path = (run_dir or Path()) / config.cache
+        cache = VerdictCache(
+            path, model=config.model, template=template.version, votes=config.votes
+        )
+    return JudgeService(client, cache)
+
+
+def read_keys(config: JudgeConfig) -> dict[str, str]:
+    """The endpoints' keys by the names of their environment variables.
+
+    Raises:
+        ConfigError: A variable is not set, or empty; names it.
+    """
+    keys: dict[str, str] = {}
+    for name in required_keys(config):
+        value = os.environ.get(name, "").strip()
+        if not value:
+            raise ConfigError(f"rewards.judge: the environment variable {name} holds no key")
+        keys[name] = value
+    return keys
