@@ -1,4 +1,4 @@
-"""Cache of verdicts: found again by what was asked, in a plain SQLite file, by several processes."""
+"""Cache of verdicts: found again by what was asked, in a plain SQLite file, by many processes."""
 
 import multiprocessing
 import sqlite3
