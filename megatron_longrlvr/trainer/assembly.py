@@ -13,6 +13,7 @@ from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
+from megatron_longrlvr.data.sources import PromptSource
 from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.evaluation.runner import Evaluator
@@ -31,7 +32,7 @@ from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
 from megatron_longrlvr.trainer.collect import Collector, DataShare
-from megatron_longrlvr.trainer.journal import open_journal, silent_journal
+from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
@@ -100,25 +101,14 @@ def assemble(
         allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.run.seed,
     )
-    first_step = 0
-    is_eval_due = True
+    first_step, is_eval_due = 0, True
     checkpoint = broadcast_object(latest(run_dir.path) if groups.rank == 0 else None, groups.world)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint.directory, learner)
         source.restore(state.prompt_cursor)
-        first_step = state.step
-        is_eval_due = first_step == 0 or EVAL_DUE in state.extra
+        first_step, is_eval_due = state.step, EVAL_DUE in state.extra
     engine.publish(learner.version)
-    journal = silent_journal()
-    if groups.rank == 0:
-        journal = open_journal(
-            config,
-            run_dir.path,
-            run_name=config.run.name,
-            num_steps=config.trainer.steps,
-            first_step=first_step,
-            tensorboard=config.trainer.tensorboard,
-        )
+    journal = _open_journal(config, groups, run_dir, first_step=first_step)
     if checkpoint is not None:
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
     for note in length_notes:
@@ -130,7 +120,50 @@ def assemble(
         say=journal.say,
         is_stop_asked=is_stop_asked,
     )
-    collector = Collector(
+    return TrainingRun(
+        parts=StepParts(
+            collector=_build_collector(config, groups, source, engine, scorer),
+            learner=learner,
+            publisher=engine,
+            algorithm=config.algorithm,
+            max_response_tokens=config.rollout.max_response_tokens,
+            peers=data_parallel_peers(groups),
+            cost=training_cost(learner.policy.spec, config.algorithm),
+        ),
+        evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
+        trainer=config.trainer,
+        groups=groups,
+        run_dir=run_dir,
+        journal=journal,
+        first_step=first_step,
+        is_eval_due=is_eval_due,
+        fingerprint=fingerprint(config),
+    )
+
+
+def _open_journal(
+    config: TrainConfig, groups: ProcessGroups, run_dir: RunDir, *, first_step: int
+) -> Journal:
+    if groups.rank > 0:
+        return silent_journal()
+    return open_journal(
+        config,
+        run_dir.path,
+        run_name=config.run.name,
+        num_steps=config.trainer.steps,
+        first_step=first_step,
+        tensorboard=config.trainer.tensorboard,
+    )
+
+
+def _build_collector(
+    config: TrainConfig,
+    groups: ProcessGroups,
+    source: PromptSource,
+    engine: MegatronEngine,
+    scorer: RewardScorer,
+) -> Collector:
+    return Collector(
         source=source,
         engine=engine,
         scorer=scorer,
@@ -148,25 +181,6 @@ def assemble(
             size=groups.layout.dp,
             all_agree=lambda flag: all_ranks_agree(flag, groups.dp),
         ),
-    )
-    return TrainingRun(
-        parts=StepParts(
-            collector=collector,
-            learner=learner,
-            publisher=engine,
-            algorithm=config.algorithm,
-            max_response_tokens=config.rollout.max_response_tokens,
-            peers=data_parallel_peers(groups),
-            cost=training_cost(learner.policy.spec, config.algorithm),
-        ),
-        evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
-        trainer=config.trainer,
-        groups=groups,
-        run_dir=run_dir,
-        journal=journal,
-        first_step=first_step,
-        is_eval_due=is_eval_due,
-        fingerprint=fingerprint(config),
     )
 
 

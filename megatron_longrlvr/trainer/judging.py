@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_longrlvr.config.judge import JudgeConfig
 from megatron_longrlvr.config.task import RewardsConfig
+from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.parallel.collectives import gather_objects, sum_over
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.rewards.judge.panel import JudgePanel, Peers
-from megatron_longrlvr.rewards.judge.service import open_judge
+from megatron_longrlvr.rewards.judge.service import JudgeService, open_judge
 from megatron_longrlvr.rewards.scorer import RewardScorer
 
 
@@ -31,7 +33,7 @@ def build_scorer(
         is_stop_asked: Whether this rank was told to end the run; asked while it waits.
 
     Raises:
-        ConfigError: The judge cannot be asked: a key is missing, for one.
+        ConfigError: The judge cannot be asked: a key is missing, for one. Raised on every rank.
     """
     if config.judge is None:
         return RewardScorer(config)
@@ -43,8 +45,26 @@ def build_scorer(
         say=say,
         is_stop_asked=is_stop_asked,
     )
-    judge = open_judge(config.judge, run_dir=run_dir) if groups.rank == first else None
+    judge = _open_judge(config.judge, groups, run_dir)
     return RewardScorer(config, JudgePanel(judge=judge, outage=config.judge.outage, peers=peers))
+
+
+def _open_judge(
+    config: JudgeConfig, groups: ProcessGroups, run_dir: Path | None
+) -> JudgeService | None:
+    judge, problem = None, ""
+    if groups.rank == first_of_replica(groups):
+        try:
+            judge = open_judge(config, run_dir=run_dir)
+        except ConfigError as error:
+            problem = str(error)
+    # Ranks that went on without the one that cannot would wait for it forever.
+    problems = [text for text in gather_objects(problem, groups.world) if text]
+    if problems:
+        if judge is not None:
+            judge.close()
+        raise ConfigError(problems[0])
+    return judge
 
 
 def first_of_replica(groups: ProcessGroups) -> int:

@@ -16,9 +16,14 @@ from megatron_longrlvr.observability.files import write_atomically
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
 
-# Settings that may differ between the starts of one run: where it lies, how long it goes on and
-# what it writes on the way. Everything else is the run's identity.
-_MAY_CHANGE = frozenset({"run.dir", "run.name", "trainer", "layout"})
+# Settings that may differ between the starts of one run: where it lies, how long it goes on, what
+# it writes on the way, and by which way verdicts come. Everything else is the run's identity.
+_MAY_CHANGE = frozenset(
+    {
+        *("run.dir", "run.name", "trainer", "layout"),
+        *(f"rewards.judge.{name}" for name in ("endpoints", "retry", "breaker", "outage", "cache")),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +93,7 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _may_change(key: str) -> bool:
-    return key in _MAY_CHANGE or key.partition(".")[0] in _MAY_CHANGE
+    return any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE)
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - JSON
