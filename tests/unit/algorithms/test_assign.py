@@ -8,6 +8,8 @@ from tests.unit.algorithms.builders import algorithm, prompt, scored_sample
 
 SPREAD = [1.0, 2.0, 3.0]  # grpo advantages -1, 0, 1
 EQUAL = [2.0, 2.0, 2.0]
+# Sums over 4 samples and over 6 with two masked ones may associate differently.
+FLOAT32_RTOL = 2**-22
 
 
 def scored_batch(*groups, invalid=()):
@@ -46,6 +48,34 @@ def test_invalid_sample_is_left_out_and_its_siblings_are_judged_without_it(drops
     batch = assign_advantages(scored_batch([9.0, 1.0, 3.0], invalid={(0, 0)}), config)
     assert kept_ids(batch) == [("p0", 1), ("p0", 2)]
     assert batch.advantages == pytest.approx([-1.0, 1.0])
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_valid_sample_without_a_valid_sibling_is_left_out_and_its_group_counted(drops):
+    config = algorithm(drop_uninformative_groups=drops)
+    invalid = {(0, 0), (0, 2)}
+    batch = assign_advantages(scored_batch(SPREAD, SPREAD, invalid=invalid), config)
+    assert kept_ids(batch) == [("p1", 0), ("p1", 1), ("p1", 2)]
+    assert (batch.num_groups, batch.num_dropped_groups) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "leave_one_out"])
+def test_advantages_equal_those_of_a_batch_in_which_invalid_samples_never_were(kind):
+    config = algorithm(advantage=kind)
+    whole = ScoredBatch(
+        step=7,
+        group_size=6,
+        scored=[
+            scored_sample(prompt("p"), index, reward=reward, is_valid=index not in (1, 4))
+            for index, reward in enumerate([0.1, 9.0, 1.3, 2.0, -5.0, 0.7])
+        ],
+    )
+    survivors = ScoredBatch(
+        step=7, group_size=4, scored=[each for each in whole.scored if each.is_valid]
+    )
+    left, alone = assign_advantages(whole, config), assign_advantages(survivors, config)
+    assert kept_ids(left) == kept_ids(alone) == [("p", 0), ("p", 2), ("p", 3), ("p", 5)]
+    assert left.advantages == pytest.approx(alone.advantages, rel=FLOAT32_RTOL)
 
 
 def test_group_of_invalid_samples_counts_as_dropped_whatever_the_rule():
