@@ -42,6 +42,14 @@ def truthful(request):
     )
 
 
+def lenient(request):
+    """Yes to an answer that holds most words of a reference: some are, with an untrained policy."""
+    words = set(request.answer.split())
+    return verdict(
+        any(2 * len(words & set(one.split())) > len(set(one.split())) for one in request.references)
+    )
+
+
 def is_probe(request):
     return request.question.startswith("What is two plus two")
 
@@ -89,18 +97,10 @@ def checkpoints(run_dir):
 
 
 @pytest.fixture(scope="module")
-def by_rule(pool2, tmp_path_factory):
-    """Two steps on two ranks, without a judge."""
-    run_dir = tmp_path_factory.mktemp("rule")
-    assert pool2.run(run, toy_config(run_dir, trainer__steps=2)) == [0, 0]
-    return run_dir
-
-
-@pytest.fixture(scope="module")
 def straight(pool2, tmp_path_factory):
-    """The same with a judge that never fails; with the number of requests up to each step."""
+    """Two steps on two ranks, with a judge that never fails."""
     run_dir = tmp_path_factory.mktemp("judged")
-    with JudgeServer(truthful) as server:
+    with JudgeServer(lenient) as server:
         assert pool2.run(run, judged(run_dir, server.url)) == [0, 0]
     return run_dir
 
@@ -111,9 +111,14 @@ def requests_until(run_dir, step):
     return int(sum(found["train", each]["judge/requests"] for each in range(1, step + 1)))
 
 
-def test_a_judge_that_says_what_the_rule_says_makes_the_same_run(by_rule, straight):
-    assert metrics(straight) == metrics(by_rule)
-    assert rewards(straight) == rewards(by_rule)
+def test_a_judge_that_says_what_the_rule_says_makes_the_same_run(pool2, tmp_path):
+    steps = {"trainer__steps": 1}
+    assert pool2.run(run, toy_config(tmp_path / "rule", **steps)) == [0, 0]
+    with JudgeServer(truthful) as server:
+        config = judged(tmp_path / "judge", server.url, changes=steps)
+        assert pool2.run(run, config) == [0, 0]
+    assert metrics(tmp_path / "judge") == metrics(tmp_path / "rule")
+    assert rewards(tmp_path / "judge") == rewards(tmp_path / "rule")
 
 
 def test_what_the_judge_did_is_logged(straight):
@@ -121,23 +126,10 @@ def test_what_the_judge_did_is_logged(straight):
     answered = [one for one in samples(straight) if one.step == 1 and one.verdict is not None]
     assert first["judge/answers"] == len(answered) > 0
     yes = sum(one.verdict == "yes" for one in answered)
+    assert 0 < yes < len(answered)
     assert first["judge/yes_frac"] == pytest.approx(yes / len(answered))
     assert first["judge/verifier_decided_frac"] == 0
     assert (first["judge/failed"], first["judge/paused_s"]) == (0, 0)
-
-
-def test_a_verifier_that_goes_first_leaves_the_judge_less_to_do(pool2, by_rule, tmp_path):
-    with JudgeServer(truthful) as server:
-        config = judged(tmp_path, server.url, changes={"trainer__steps": 1})
-        first = config.rewards.model_copy(update={"answer": "unordered"})
-        config = config.model_copy(update={"rewards": first})
-        assert pool2.run(run, config) == [0, 0]
-    found = all_metrics(tmp_path)["train", 1]
-    judged_answers = [one for one in samples(tmp_path) if one.verdict is not None]
-    # What the rule finds right is right; it leaves open what differs, and the judge says no.
-    assert {one.verdict for one in judged_answers} == {"no"}
-    assert 0 < found["judge/verifier_decided_frac"] < 1
-    assert metrics(tmp_path)["train", 1] == metrics(by_rule)["train", 1]
 
 
 @pytest.mark.parametrize("status", [500, 200], ids=["errors", "prose"])
@@ -148,7 +140,7 @@ def test_without_any_verdict_no_reward_changes_and_the_run_stops_until_it_is_sta
 
     def fails_after_first_step(request):
         good = request.index < num_good
-        return truthful(request) if good else Reply(status=status, content="yes, I think")
+        return lenient(request) if good else Reply(status=status, content="yes, I think")
 
     with JudgeServer(fails_after_first_step) as server:
         config = judged(
@@ -159,7 +151,7 @@ def test_without_any_verdict_no_reward_changes_and_the_run_stops_until_it_is_sta
         assert checkpoints(tmp_path) == ["step_000001"]
         assert list(metrics(tmp_path)) == [("eval", 0), ("train", 1)]
         assert {one.step for one in samples(tmp_path)} == {1}
-        server.script = truthful
+        server.script = lenient
         assert pool2.run(run, config) == [0, 0]
     assert metrics(tmp_path) == metrics(straight)
     assert rewards(tmp_path) == rewards(straight)
@@ -171,7 +163,7 @@ def test_a_measurement_that_had_no_verdicts_is_made_when_the_run_goes_on(pool2, 
         assert pool2.run(run, config) == [STOPPED, STOPPED]
         assert checkpoints(tmp_path) == ["step_000000"]
         assert metrics(tmp_path) == {}
-        server.script = truthful
+        server.script = lenient
         assert pool2.run(run, config) == [0, 0]
     assert metrics(tmp_path) == metrics(straight)
 
@@ -187,7 +179,7 @@ def test_a_paused_run_goes_on_when_the_judge_is_back_as_if_nothing_had_happened(
             probes.append(request.index)
         # Two ranks probe at the same time; the first round of them fails.
         is_up = request.index < num_good or len(probes) > 2
-        return truthful(request) if is_up else Reply(status=500)
+        return lenient(request) if is_up else Reply(status=500)
 
     with JudgeServer(fails_until_it_was_probed) as server:
         outage = {"action": "pause", "probe_every_s": 0.1, "max_pause_s": 30.0}
@@ -202,13 +194,13 @@ def test_what_was_judged_before_a_stop_is_not_asked_again(pool2, straight, tmp_p
     num_good = requests_until(straight, 1) + 6
     with JudgeServer() as server:
         server.script = lambda request: (
-            truthful(request) if request.index < num_good else Reply(status=500)
+            lenient(request) if request.index < num_good else Reply(status=500)
         )
         config = judged(tmp_path, server.url, outage={"action": "stop"}, cache="judge.sqlite")
         assert pool2.run(run, config) == [STOPPED, STOPPED]
         known = {(one.question, one.answer) for one in server.requests[:num_good]}
         server.requests.clear()
-        server.script = truthful
+        server.script = lenient
         assert pool2.run(run, config) == [0, 0]
     asked = {(one.question, one.answer) for one in server.requests}
     assert asked
@@ -219,7 +211,7 @@ def test_what_was_judged_before_a_stop_is_not_asked_again(pool2, straight, tmp_p
 def test_a_tenth_of_failures_is_left_out_of_everything_and_counted(pool2, tmp_path):
     def misses_some(request):
         is_missed = sum(request.answer.encode()) % 10 == 0
-        return Reply(status=500) if is_missed else truthful(request)
+        return Reply(status=500) if is_missed else lenient(request)
 
     with JudgeServer(misses_some) as server:
         outage = {"max_failure_rate": 0.5, "action": "stop"}
