@@ -107,6 +107,25 @@ def generate(
     return result
 
 
+def announce(rank, world_size, folder):  # noqa: ARG001
+    """Samples as they were announced, and as they were returned."""
+    policy = start_policy(folder, {}, world_size)
+    engine = MegatronEngine(
+        policy,
+        NumberTokenizer(),
+        max_concurrent_samples=3 * len(prompts()),
+        stop_ids=frozenset({STOP_ID}),
+    )
+    announced = []
+    batch = PromptBatch(step=3, prompts=prompts(), group_size=3)
+    returned = engine.generate(batch, RANDOM, on_sample=announced.append).samples
+    close_process_groups()
+    return [
+        [(one.prompt.prompt_id, one.sample_index, list(one.token_ids)) for one in listed]
+        for listed in (announced, returned)
+    ]
+
+
 def as_micro_batch(sample) -> MicroBatch:
     token_ids = torch.tensor([*sample.prompt.token_ids, *sample.token_ids])
     is_response = torch.arange(len(token_ids)) >= len(sample.prompt.token_ids)
@@ -248,6 +267,15 @@ def test_samples_do_not_depend_on_what_is_decoded_beside_them(
 ):
     (samples,) = pool1.run(generate, folder, {}, RANDOM, 3, concurrent)
     assert [sample[:3] for sample in samples] == [sample[:3] for sample in random_on_one_rank]
+
+
+def test_each_sample_is_announced_when_it_ends(pool1, folder):
+    ((announced, returned),) = pool1.run(announce, folder)
+    assert sorted(announced) == sorted(returned)
+    # All start together, so that the shortest ends first.
+    lengths = [len(token_ids) for _, _, token_ids in announced]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 1
 
 
 def test_samples_of_a_group_differ_and_end_as_they_say(random_on_one_rank):

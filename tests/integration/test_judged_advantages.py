@@ -25,8 +25,10 @@ from tests.support.judge_server import JudgeServer, Reply, honest
 from tests.support.judges import judge_config, open_test_judge
 
 NUM_GROUPS, GROUP_SIZE = 10, 8
-# Of the 80 samples; group 3 keeps a single valid one, group 5 none.
-MISSED = {(0, 2), (7, 1), *((3, index) for index in range(7)), *((5, index) for index in range(8))}
+# A tenth of the 80 samples.
+TENTH = {(0, 2), (1, 0), (1, 5), (4, 7), (6, 3), (7, 1), (8, 4), (9, 6)}
+# Group 3 keeps a single valid sample, group 5 none.
+WHOLE_GROUPS = {(0, 2), *((3, index) for index in range(7)), *((5, index) for index in range(8))}
 KINDS = ["grpo", "dr_grpo", "rloo", "leave_one_out"]
 
 
@@ -79,13 +81,13 @@ def score(missed, *, max_failure_rate):
         return scorer.score(RolloutBatch(step=1, group_size=GROUP_SIZE, samples=samples))
 
 
-def survivors_alone(kind, kept):
+def survivors_alone(kind, missed, dropped):
     """(group, index) -> advantage, each group cut down to the samples that were not missed."""
     whole = score(set(), max_failure_rate=0)
     advantages = {}
-    for group in kept:
+    for group in set(range(NUM_GROUPS)) - dropped:
         mine = whole.scored[group * GROUP_SIZE : (group + 1) * GROUP_SIZE]
-        left = [one for one in mine if (group, one.sample.sample_index) not in MISSED]
+        left = [one for one in mine if (group, one.sample.sample_index) not in missed]
         batch = ScoredBatch(step=1, group_size=len(left), scored=left)
         assigned = assign_advantages(batch, algorithm(kind))
         for one, value in zip(assigned.scored, assigned.advantages, strict=True):
@@ -97,16 +99,20 @@ def algorithm(kind):
     return AlgorithmConfig(micro_batch_tokens=16, advantage=kind, drop_uninformative_groups=False)
 
 
+@pytest.mark.parametrize(
+    ("missed", "dropped"),
+    [pytest.param(TENTH, set(), id="tenth"), pytest.param(WHOLE_GROUPS, {3, 5}, id="groups")],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_advantages_are_exactly_those_of_the_surviving_samples(kind):
-    assigned = assign_advantages(score(MISSED, max_failure_rate=0.3), algorithm(kind))
+def test_advantages_are_exactly_those_of_the_surviving_samples(kind, missed, dropped):
+    assigned = assign_advantages(score(missed, max_failure_rate=0.3), algorithm(kind))
     got = {
         (int(one.sample.prompt.prompt_id[1:]), one.sample.sample_index): value
         for one, value in zip(assigned.scored, assigned.advantages, strict=True)
     }
-    assert got == survivors_alone(kind, set(range(NUM_GROUPS)) - {3, 5})
+    assert got == survivors_alone(kind, missed, dropped)
     assert any(got.values())
-    assert (assigned.num_groups, assigned.num_dropped_groups) == (NUM_GROUPS, 2)
+    assert (assigned.num_groups, assigned.num_dropped_groups) == (NUM_GROUPS, len(dropped))
 
 
 def test_without_any_verdict_there_is_nothing_to_learn_from():

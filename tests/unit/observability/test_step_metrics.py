@@ -79,6 +79,11 @@ def test_training_metric_by_hand(name, expected):
     assert train_metrics(train_tally(BATCH))[name] == pytest.approx(expected, rel=SUM_RTOL)
 
 
+def test_a_group_with_fewer_than_two_valid_samples_is_counted():
+    metrics = train_metrics(train_tally(BATCH))
+    assert metrics[names.REWARD_GROUPS_TOO_FEW_VALID] == 1
+
+
 def test_every_parse_outcome_has_a_share_and_they_sum_to_one():
     metrics = train_metrics(train_tally(BATCH))
     shares = [metrics[names.parse_outcome_frac(outcome.value)] for outcome in ParseOutcome]

@@ -22,7 +22,7 @@ CONTENT = {
 def config(**changes) -> TrainConfig:
     content = {
         name: {**section, **changes.get(name, {})} if isinstance(section, dict) else section
-        for name, section in CONTENT.items()
+        for name, section in {"rewards": {}, **CONTENT}.items()
     }
     return parse_config(content, TrainConfig, origin="test")
 
@@ -56,6 +56,19 @@ def test_what_does_not_change_the_run_may_differ(tmp_path, changes):
     claim_run_dir(config(), tmp_path, may_write=True)
     assert not claim_run_dir(config(**changes), tmp_path, may_write=True).is_new
     assert fingerprint(config(**changes)) == fingerprint(config())
+
+
+def judge(**changes):
+    settings = {"model": "m", "endpoints": [{"url": "http://one"}], **changes}
+    return {"rewards": {"judge": settings}}
+
+
+def test_the_way_to_a_judge_may_change_and_the_judge_may_not(tmp_path):
+    claim_run_dir(config(**judge()), tmp_path, may_write=True)
+    moved = judge(endpoints=[{"url": "http://two"}], retry={"max_attempts": 9}, cache=None)
+    assert not claim_run_dir(config(**moved), tmp_path, may_write=True).is_new
+    with pytest.raises(ConfigError, match=r"rewards\.judge\.model: 'm' -> 'n'"):
+        claim_run_dir(config(**judge(model="n")), tmp_path, may_write=True)
 
 
 def test_another_run_is_refused_with_the_setting_that_differs(tmp_path):
