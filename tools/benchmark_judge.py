@@ -119,7 +119,7 @@ def describe(concurrent: list[float], serial: float) -> dict[str, object]:
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version(), "httpx2": version("httpx2")},
+        "versions": {"python": platform.python_version(), "httpcore2": version("httpcore2")},
         "ideal_seconds": ideal,
         "seconds": [round(seconds, 3) for seconds in concurrent],
         "median_over_ideal": round(median / ideal, 2),

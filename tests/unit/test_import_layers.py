@@ -43,7 +43,7 @@ HOMES = {
     "megatron": ["model.mcore", "model.cpu", "parallel.groups", "checkpoint"],
     "transformer_engine": ["model"],
     "vllm": ["rollout", "refit"],
-    "httpx2": ["rewards.judge"],
+    "httpcore2": ["rewards.judge"],
     "nemo_aligner": ["aligner"],
 }
 DESCRIPTION_MODULES = [

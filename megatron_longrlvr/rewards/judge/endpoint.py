@@ -14,19 +14,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
-import httpx2
+import httpcore2
 
 from megatron_longrlvr.config.judge import JudgeBreakerConfig, JudgeEndpointConfig, JudgeRetryConfig
 from megatron_longrlvr.rewards.judge.breaker import CircuitBreaker
 from megatron_longrlvr.rewards.judge.clock import Clock
 from megatron_longrlvr.rewards.judge.limits import RateLimit
 from megatron_longrlvr.rewards.judge.query import NoVerdict
+from megatron_longrlvr.rewards.judge.streams import PlainStreams
 
 # A server that asks for more is passed over until then; longer would outlast any run's patience.
 _MAX_RETRY_AFTER_S = 3600.0
-_TOO_MANY_REQUESTS = 429
 # Characters of English text per token, for the estimate that the token limit starts from.
 _CHARS_PER_TOKEN = 4
 # Rounds of all voters that find no free endpoint must not keep the event loop busy.
@@ -61,10 +62,13 @@ class Endpoint:
         api_key: str | None,
         clock: Clock,
     ) -> None:
-        self._url = httpx2.URL(f"{config.url.rstrip('/')}/chat/completions")
-        self._headers = {"content-type": "application/json", "host": self._url.netloc.decode()}
+        self._url = httpcore2.URL(f"{config.url.rstrip('/')}/chat/completions")
+        self._headers = [
+            (b"host", config.url.split("/")[2].encode()),
+            (b"content-type", b"application/json"),
+        ]
         if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
+            self._headers.append((b"authorization", f"Bearer {api_key}".encode()))
         self._timeout = {
             "connect": settings.retry.connect_timeout_s,
             "read": settings.retry.read_timeout_s,
@@ -76,12 +80,7 @@ class Endpoint:
         self._asked_to_wait_until = -math.inf
         self._requests = _limit(config.requests_per_minute, clock)
         self._tokens = _limit(config.tokens_per_minute, clock)
-        context = httpx2.create_ssl_context()  # shared: reading certificates takes milliseconds
-        single = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
-        self._connections = [
-            httpx2.AsyncHTTPTransport(verify=context, limits=single)
-            for _ in range(config.max_concurrent)
-        ]
+        self._connections = _connections(config)
         self._free = list(self._connections)
         self._places = asyncio.Semaphore(config.max_concurrent)
         self.breaker = CircuitBreaker(settings.breaker, clock)
@@ -142,40 +141,56 @@ class Endpoint:
         return text
 
     async def _exchange(
-        self, connection: httpx2.AsyncHTTPTransport, body: bytes
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        request = httpx2.Request(
+        self, connection: httpcore2.AsyncConnectionPool, body: bytes
+    ) -> tuple[int, Mapping[bytes, bytes], bytes]:
+        request = httpcore2.Request(
             "POST",
             self._url,
-            headers=self._headers,
+            headers=[*self._headers, (b"content-length", str(len(body)).encode())],
             content=body,
             extensions={"timeout": self._timeout},
         )
         try:
             response = await connection.handle_async_request(request)
             try:
-                return response.status_code, response.headers, await response.aread()
+                headers = {name.lower(): value for name, value in response.headers}
+                return response.status, headers, await response.aread()
             finally:
                 await response.aclose()
-        except httpx2.TimeoutException:
+        except httpcore2.TimeoutException:
             raise RequestFailure(NoVerdict.TIMEOUT) from None
-        except (httpx2.RemoteProtocolError, httpx2.DecodingError):
+        except httpcore2.RemoteProtocolError:
             raise RequestFailure(NoVerdict.BROKEN_REPLY) from None
-        except httpx2.TransportError:
+        except (httpcore2.NetworkError, httpcore2.ProtocolError):
             raise RequestFailure(NoVerdict.CONNECTION) from None
 
-    def _check_status(self, status: int, headers: Mapping[str, str]) -> None:
-        if httpx2.codes.is_success(status):
+    def _check_status(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return
         # 503 comes with the header too.
-        wait_s = retry_after_s(headers.get("retry-after"), now=datetime.now(UTC))
+        asked = headers.get(b"retry-after", b"").decode("latin-1")
+        wait_s = retry_after_s(asked or None, now=datetime.now(UTC))
         if wait_s is not None:
             self._asked_to_wait_until = self._clock.now() + wait_s
-        if status == _TOO_MANY_REQUESTS:
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             raise RequestFailure(NoVerdict.RATE_LIMITED)
-        if httpx2.codes.is_server_error(status):
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RequestFailure(NoVerdict.SERVER_ERROR)
         raise RequestFailure(NoVerdict.REFUSED)
+
+
+def _connections(config: JudgeEndpointConfig) -> list[httpcore2.AsyncConnectionPool]:
+    is_plain = config.url.startswith("http://")
+    # Shared, because reading certificates takes milliseconds.
+    context = None if is_plain else httpcore2.default_ssl_context()
+    return [
+        httpcore2.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=1,
+            network_backend=PlainStreams() if is_plain else None,
+        )
+        for _ in range(config.max_concurrent)
+    ]
 
 
 def retry_after_s(value: str | None, *, now: datetime) -> float | None:
