@@ -103,6 +103,13 @@ def contenders(model: str, trl_pythons: Sequence[str]) -> dict[str, list[str]]:
     return commands
 
 
+def shapes_of(model: str, asked: Sequence[str] | None) -> list[Shape]:
+    """Shapes of the command line, or the model's own."""
+    if not asked:
+        return SHAPES[model]
+    return [Shape(*map(int, text.split(","))) for text in asked]
+
+
 def flop_ratio(model: str, shape: Shape) -> float:
     """Model FLOPs of an update with the prompt repeated over those with it shared."""
     with tempfile.TemporaryDirectory() as name:
@@ -153,6 +160,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path)
     parser.add_argument("--models", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument(
+        "--shapes", nargs="*", help="prompt,response,group of each; default: those of the model"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl-python", nargs="*", default=[], help="interpreters that have trl")
     arguments = parser.parse_args()
@@ -163,7 +173,7 @@ def main() -> None:
             running = {
                 name: stack.enter_context(Contender(command)) for name, command in commands.items()
             }
-            for shape in SHAPES[model]:
+            for shape in shapes_of(model, arguments.shapes):
                 rows.append(measure(model, shape, running, rounds=arguments.rounds))
                 print(json.dumps(rows[-1], indent=1), flush=True)
                 if arguments.output is not None:
