@@ -87,7 +87,7 @@ def plan_checkpoint(
         CheckpointError: Tensors that are stored as one differ in dtype and ``dtype`` is None.
     """
     rules = rules_for_model(spec)
-    place_by_name = places(rules)
+    place_by_name = places(rules, spec)
     dtype_by_key: dict[str, torch.dtype] = {}
     pieces: list[Piece] = []
     for rule in rules:

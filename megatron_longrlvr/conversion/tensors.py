@@ -61,7 +61,7 @@ class CheckpointTensors:
         self._reader = reader
         self._spec = spec
         rules = rules_for_model(spec)
-        self._places = places(rules)
+        self._places = places(rules, spec)
         self._shape_by_key = {
             key: (*leading, *rest) for key, (leading, rest) in stored_shapes(rules, spec).items()
         }

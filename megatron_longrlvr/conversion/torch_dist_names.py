@@ -1,8 +1,9 @@
 """Where megatron-core's torch_dist format keeps a parameter of the weight table.
 
-Layers that are alike are stored as one tensor with a leading dim over layers, and experts as one
-with a second leading dim over experts. Norms are named after the linear layer that follows them,
-as Transformer Engine's fused layers name them, whoever computes them.
+Layers that are alike are stored as one tensor with a leading dim over layers; those of a mixture
+whose layers differ are stored apart, each under its number. Experts of a layer are one tensor with
+a leading dim over experts. Norms are named after the linear layer that follows them, as
+Transformer Engine's fused layers name them, whoever computes them.
 """
 
 from __future__ import annotations
@@ -28,36 +29,15 @@ class Place:
 
     key: str
     lead: tuple[int, ...]
-    """Index into the leading dims: empty, (layer,) or (layer, expert)."""
+    """Index into the leading dims: of the layer where layers are alike, then of the expert."""
 
 
-def place_of(megatron_name: str, *, has_experts: bool = False) -> Place:
-    """Find the place of a parameter, named as in the weight table.
-
-    Args:
-        megatron_name: Layers and experts count over the whole model.
-        has_experts: Whether the model's layers hold experts; the norm before a router keeps its
-            own name.
-    """
-    match = _LAYER.fullmatch(megatron_name)
-    if match is None:
-        return Place(key=megatron_name, lead=())
-    layer, name = int(match[1]), match[2]
-    if expert := _EXPERT.fullmatch(name):
-        return Place(
-            key=f"decoder.layers.mlp.experts.experts.{expert[2]}", lead=(layer, int(expert[1]))
-        )
-    if not (has_experts and name.startswith("pre_mlp_layernorm")):
-        name = _FUSED_NORMS.get(name, name)
-    return Place(key=f"decoder.layers.{name}", lead=(layer,))
-
-
-def places(rules: Iterable[Rule]) -> dict[str, Place]:
+def places(rules: Iterable[Rule], spec: ModelSpec) -> dict[str, Place]:
     """Place of every rule's parameter by its Megatron name."""
-    listed = list(rules)
-    has_experts = any(".experts." in rule.megatron_name for rule in listed)
+    are_alike = spec.experts is None or not spec.experts.dense_layers
     return {
-        rule.megatron_name: place_of(rule.megatron_name, has_experts=has_experts) for rule in listed
+        rule.megatron_name: _place_of(rule.megatron_name, layers_are_alike=are_alike)
+        for rule in rules
     }
 
 
@@ -66,7 +46,7 @@ def stored_shapes(
 ) -> Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Leading and remaining shape of every stored tensor, of a model without padded rows."""
     listed = list(rules)
-    place_by_name = places(listed)
+    place_by_name = places(listed, spec)
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     for rule in listed:
         place = place_by_name[rule.megatron_name]
@@ -75,3 +55,17 @@ def stored_shapes(
         leading = tuple(map(max, before, sizes))
         shapes[place.key] = (leading, shard_shape(rule, spec, tp_size=1))
     return shapes
+
+
+def _place_of(megatron_name: str, *, layers_are_alike: bool) -> Place:
+    match = _LAYER.fullmatch(megatron_name)
+    if match is None:
+        return Place(key=megatron_name, lead=())
+    layer, name = int(match[1]), match[2]
+    prefix, lead = (
+        ("decoder.layers", (layer,)) if layers_are_alike else (f"decoder.layers.{layer}", ())
+    )
+    if expert := _EXPERT.fullmatch(name):
+        key = f"{prefix}.mlp.experts.experts.{expert[2]}"
+        return Place(key=key, lead=(*lead, int(expert[1])))
+    return Place(key=f"{prefix}.{_FUSED_NORMS.get(name, name)}", lead=lead)
