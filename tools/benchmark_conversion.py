@@ -3,7 +3,7 @@
     python tools/benchmark_conversion.py /scratch/conversion --layers 2 6
 
 Makes folders of so many layers (hidden 8192, ffn 28672, 64/8 heads, 128256 words, bfloat16),
-then alternates `cp` of their weights with both conversions, each in a process of its own. Needs
+then alternates `cp` of their weights with both conversions, in one process and in two. Needs
 three times the folder on the disk: 44 GB for 6 layers.
 """
 
@@ -31,7 +31,7 @@ from megatron_longrlvr.model.weight_map import hf_shapes
 from megatron_longrlvr.observability.provenance import library_versions, read_git_state
 
 ROOT = Path(__file__).parents[1]
-GEOMETRY = {
+GEOMETRY: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 8192,
@@ -75,26 +75,43 @@ def anonymous_bytes(process_id: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def measure(tool: str, source: Path, target: Path) -> dict[str, float]:
-    """Run a conversion and watch it; seconds are those of its own library call."""
-    module, plan, run = {
-        "hf_to_megatron": ("hf_to_megatron", "plan_import(s)", "run_import"),
-        "megatron_to_hf": ("megatron_to_hf", "plan_export(find_source(s))", "run_export"),
+def drop_from_cache(folder: Path) -> None:
+    """Make all files below a folder durable and forget their pages, as after a restart."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def measure(tool: str, source: Path, target: Path, *, num_ranks: int = 1) -> dict[str, float]:
+    """Run a conversion and watch it; seconds are those of its own library call.
+
+    Memory is that of the process itself, so it says nothing where torchrun starts others.
+    """
+    plan, run = {
+        "hf_to_megatron": ("plan_import(s)", "run_import"),
+        "megatron_to_hf": ("plan_export(find_source(s))", "run_export"),
     }[tool]
     code = f"""
 import sys, time
 from pathlib import Path
-from megatron_longrlvr.conversion.{module} import *
+from megatron_longrlvr.conversion.{tool} import *
 from megatron_longrlvr.conversion.source import find_source
-from megatron_longrlvr.conversion.ranks import Ranks
+from megatron_longrlvr.conversion.ranks import started_ranks
 s, t = map(Path, sys.argv[1:])
 anonymous = [l for l in open("/proc/self/status") if l.startswith("RssAnon")][0].split()[1]
-start = time.perf_counter()
-{run}({plan}, t, ranks=Ranks())
-print(time.perf_counter() - start, anonymous)
+with started_ranks() as ranks:
+    start, processor = time.perf_counter(), time.process_time()
+    {run}({plan}, t, ranks=ranks)
+    if ranks.rank == 0:
+        print(time.perf_counter() - start, time.process_time() - processor, anonymous)
 """
+    together = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks), "--no-python"]
+    starter = [] if num_ranks == 1 else [*together, sys.executable]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(source), str(target)],
+        [sys.executable, *starter, "-c", code, str(source), str(target)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -113,9 +130,12 @@ print(time.perf_counter() - start, anonymous)
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{tool} failed on {source}")
-    seconds, before_kib = said.split()
+    seconds, processor_s, before_kib = said.split()
+    times = {"seconds": float(seconds), "processor_s_of_one_rank": float(processor_s)}
+    if num_ranks > 1:
+        return times
     return {
-        "seconds": float(seconds),
+        **times,
         "peak_anonymous_gib": peak / 2**30,
         "of_which_libraries_gib": int(before_kib) / 2**20,
     }
@@ -123,12 +143,13 @@ print(time.perf_counter() - start, anonymous)
 
 def copy(source: Path, target: Path) -> dict[str, float]:
     """Copy with cp and make it durable, as the conversions do."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), os.times()
     subprocess.run(["cp", str(source / "model.safetensors"), str(target)], check=True)
-    copied = time.perf_counter() - start
     with target.open("rb") as file:
         os.fsync(file.fileno())
-    return {"seconds": time.perf_counter() - start, "seconds_without_fsync": copied}
+    seconds, after = time.perf_counter() - start, os.times()
+    processor_s = sum(after[:4]) - sum(before[:4])  # this process and its children
+    return {"seconds": seconds, "processor_s_of_one_rank": processor_s}
 
 
 def remove(path: Path) -> None:
@@ -139,42 +160,51 @@ def remove(path: Path) -> None:
 
 
 def alternate(scratch: Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Copy, import and export in turn; everything starts with a flushed disk."""
+    """Copy, import and export in turn; everything starts from a disk that nobody has read."""
     source, copied, imported, back = (scratch / name for name in ("hf", "cp", "megatron", "back"))
     steps: dict[str, tuple[Path, Callable[[], dict[str, float]]]] = {
         "cp": (copied, lambda: copy(source, copied)),
         "hf_to_megatron": (imported, lambda: measure("hf_to_megatron", source, imported)),
         "megatron_to_hf": (back, lambda: measure("megatron_to_hf", imported, back)),
+        "hf_to_megatron_2_ranks": (
+            imported,
+            lambda: measure("hf_to_megatron", source, imported, num_ranks=2),
+        ),
+        "megatron_to_hf_2_ranks": (
+            back,
+            lambda: measure("megatron_to_hf", imported, back, num_ranks=2),
+        ),
     }
     results: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    results["same_bytes_back"] = []
     for _ in range(repeats):
         for name, (target, run) in steps.items():
             remove(target)
-            os.sync()
+            drop_from_cache(scratch)
             results[name].append(run())
             print(f"  {name}: {results[name][-1]}", flush=True)
             if name == "cp":
                 remove(copied)
-        same = subprocess.run(
-            ["cmp", str(source / "model.safetensors"), str(back / "model.safetensors")]
-        )
-        results.setdefault("same_bytes_back", []).append({"exit_code": float(same.returncode)})
+            if target == back:
+                same = subprocess.run(
+                    ["cmp", str(source / "model.safetensors"), str(back / "model.safetensors")]
+                )
+                results["same_bytes_back"].append({"exit_code": float(same.returncode)})
     return results
 
 
 def summarize(num_layers: int, nbytes: int, results: dict[str, Any]) -> dict[str, Any]:
     """Medians, and the speed relative to cp."""
     row: dict[str, Any] = {"layers": num_layers, "gb": nbytes / 1e9}
-    for name in ("cp", "hf_to_megatron", "megatron_to_hf"):
-        median = statistics.median(one["seconds"] for one in results[name])
-        row[f"{name}_gb_per_s"] = nbytes / 1e9 / median
-        if name != "cp":
-            row[f"{name}_peak_anonymous_gib"] = max(
-                one["peak_anonymous_gib"] for one in results[name]
-            )
-    for name in ("hf_to_megatron", "megatron_to_hf"):
+    for name in results.keys() - {"same_bytes_back"}:
+        runs = results[name]
+        row[f"{name}_gb_per_s"] = nbytes / 1e9 / statistics.median(one["seconds"] for one in runs)
+        if "peak_anonymous_gib" in runs[0]:
+            row[f"{name}_peak_anonymous_gib"] = max(one["peak_anonymous_gib"] for one in runs)
+    for name in results.keys() - {"same_bytes_back", "cp"}:
         row[f"{name}_of_cp"] = row[f"{name}_gb_per_s"] / row["cp_gb_per_s"]
-    return {**row, "largest_tensor_gib": 128256 * 8192 * 2 / 2**30, "single_runs": results}
+    largest = GEOMETRY["vocab_size"] * GEOMETRY["hidden_size"] * 2 / 2**30
+    return {**dict(sorted(row.items())), "largest_tensor_gib": largest, "single_runs": results}
 
 
 def main() -> None:
@@ -184,27 +214,33 @@ def main() -> None:
     )
     parser.add_argument("scratch", type=Path, help="folder to make, and to remove at the end")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 6])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, nargs="+", default=[3, 3], help="of each depth")
     parser.add_argument("--output", type=Path, default=ROOT / "tests/records/conversion.json")
     arguments = parser.parse_args()
     rows = []
-    for num_layers in arguments.layers:
+    for num_layers, repeats in zip(arguments.layers, arguments.repeats, strict=True):
         scratch = arguments.scratch / f"layers_{num_layers}"
         try:
             nbytes = make_folder(scratch / "hf", num_layers)
             print(f"{num_layers} layers, {nbytes / 1e9:.1f} GB", flush=True)
-            rows.append(summarize(num_layers, nbytes, alternate(scratch, arguments.repeats)))
+            rows.append(summarize(num_layers, nbytes, alternate(scratch, repeats)))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        write_record(arguments.output, rows)
+
+
+def write_record(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Say what was measured so far."""
     git = read_git_state(ROOT)
     record = {
-        "what": "conversion of bfloat16 weights of 70B geometry, one process, against cp + fsync",
+        "what": "conversion of bfloat16 weights of 70B geometry against cp; every step starts "
+        "with a flushed disk and none of its files in the page cache, and ends with fsync",
         "commit": None if git is None else git.commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work",
         "versions": library_versions(),
         "rows": rows,
     }
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
