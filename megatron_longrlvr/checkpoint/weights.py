@@ -61,17 +61,27 @@ def fill_chunks(chunks: Sequence[Any], state: dict[str, Any]) -> None:
         assert not missing, f"weights without a place in checkpoints: {missing}"
 
 
-def read_weights(directory: Path, chunks: Sequence[Any], groups: ProcessGroups) -> None:
-    """Fill this rank's chunks from a directory that holds weights alone. Collective.
+def read_weights(
+    directory: Path, chunks: Sequence[Any], groups: ProcessGroups, *, are_alone: bool = True
+) -> None:
+    """Fill this rank's chunks from a directory. Collective.
 
     Values are converted to each parameter's dtype.
+
+    Args:
+        directory: With torch_dist files.
+        chunks: The rank's pipeline chunks, unwrapped.
+        groups: Of the rank.
+        are_alone: Whether the directory holds weights and nothing else, as a converted checkpoint
+            does; a run's holds the optimizer's state too.
 
     Raises:
         CheckpointError: A tensor is missing, left over or of another shape, or a file is damaged.
     """
+    strict = StrictHandling.RAISE_ALL if are_alone else StrictHandling.RAISE_UNEXPECTED
     try:
         state = dist_checkpointing.load(
-            weights_state(chunks, groups), str(directory), strict=StrictHandling.RAISE_ALL
+            weights_state(chunks, groups), str(directory), strict=strict
         )
     except (CheckpointingException, CheckpointException, OSError) as error:
         raise CheckpointError(f"{directory} does not fit the model: {error}") from error

@@ -55,7 +55,7 @@ def open_tensors(folder: Path, *, model: Path | None = None) -> Iterator[TensorF
         folder: What :func:`find_source` takes, or a folder with safetensors.
         model: As for :func:`find_source`.
     """
-    if (folder / INDEX_FILE).exists() or (folder / SINGLE_FILE).exists():
+    if is_hf_folder(folder):
         with HfReader(folder) as reader:
             yield HfTensors(reader)
         return
@@ -63,6 +63,11 @@ def open_tensors(folder: Path, *, model: Path | None = None) -> Iterator[TensorF
     tensors = CheckpointTensors(TorchDistReader(source.weights), source.spec)
     tensors.check()
     yield tensors
+
+
+def is_hf_folder(folder: Path) -> bool:
+    """Whether a folder holds safetensors."""
+    return (folder / INDEX_FILE).exists() or (folder / SINGLE_FILE).exists()
 
 
 def compare_tensors(
