@@ -92,7 +92,7 @@ def measure(tool: str, source: Path, target: Path, *, num_ranks: int = 1) -> dic
     """
     plan, run = {
         "hf_to_megatron": ("plan_import(s)", "run_import"),
-        "megatron_to_hf": ("plan_export(find_source(s))", "run_export"),
+        "megatron_to_hf": ("plan_export(find_source(s), max_shard_gb=1000)", "run_export"),
     }[tool]
     code = f"""
 import sys, time

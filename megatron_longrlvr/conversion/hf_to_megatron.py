@@ -18,12 +18,14 @@ from megatron_longrlvr.conversion.pieces import (
     PIECE_BYTES,
     CheckpointPlan,
     Piece,
+    announce_piece,
     plan_checkpoint,
     read_piece,
     share_of_rank,
 )
 from megatron_longrlvr.conversion.progress import Advance, ignore_progress
 from megatron_longrlvr.conversion.ranks import Ranks
+from megatron_longrlvr.conversion.read_ahead import ReadAhead
 from megatron_longrlvr.conversion.torch_dist_writer import ChunkWriter, StoredChunk, write_index
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.hf_reader import HfReader
@@ -122,8 +124,11 @@ def _write_pieces(
     with (
         HfReader(work.source, spellings=other_spellings(work.spec)) as reader,
         ChunkWriter(directory, ranks.rank) as writer,
+        ReadAhead() as ahead,
     ):
-        for piece in pieces:
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=False):
+            if following is not None:
+                announce_piece(reader, following, work.spec, ahead)
             values = read_piece(reader, piece, work.spec)
             for chunk, value in zip(piece.chunks, values, strict=True):
                 try:

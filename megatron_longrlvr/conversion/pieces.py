@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megatron_longrlvr.conversion.read_ahead import ReadAhead
 from megatron_longrlvr.conversion.torch_dist_names import Place, places, stored_shapes
 from megatron_longrlvr.errors import CheckpointError, ConfigError
 from megatron_longrlvr.model.hf_reader import HfReader
@@ -124,6 +125,19 @@ def read_piece(reader: HfReader, piece: Piece, spec: ModelSpec) -> tuple[Tensor,
         value.reshape(chunk.sizes).contiguous()
         for value, chunk in zip(values, piece.chunks, strict=True)
     )
+
+
+def announce_piece(reader: HfReader, piece: Piece, spec: ModelSpec, ahead: ReadAhead) -> None:
+    """Have what a piece needs read while something else is done."""
+    rule = piece.rule
+    indices = hf_slices(rule, spec, tp_rank=piece.share, tp_size=piece.num_shares)
+    for name, index in zip(rule.hf_names, indices, strict=True):
+        rows = index[0] if index else slice(None)
+        if rule.cut is Cut.COLUMNS and piece.share > 0:
+            continue  # the first share's rows hold the columns of all of them
+        extent = reader.extent(name, rows)
+        if extent is not None:
+            ahead.announce(reader.path_of(name), *extent)
 
 
 def share_of_rank(pieces: Sequence[Piece], *, rank: int, num_ranks: int) -> list[Piece]:

@@ -14,12 +14,14 @@ import pickle
 import struct
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from megatron_longrlvr.conversion.read_ahead import ReadAhead
 from megatron_longrlvr.conversion.torch_dist_writer import INDEX_FILE
 from megatron_longrlvr.errors import CheckpointError
 
@@ -66,6 +68,13 @@ class TorchDistReader:
         self.tensors = _read_index(directory)
         self._maps: dict[Path, mmap.mmap] = {}
         self._values: dict[tuple[Path, int], Tensor] = {}
+        self._ahead = ReadAhead()
+        in_order = sorted(
+            {(one.path, one.start, one.length) for t in self.tensors.values() for one in t.chunks}
+        )
+        self._following = {
+            one[:2]: after for one, after in pairwise(in_order) if one[0] == after[0]
+        }
 
     def read(self, key: str, lead: tuple[int, ...], box: tuple[slice, ...]) -> Tensor:
         """Read a part of a tensor.
@@ -119,6 +128,8 @@ class TorchDistReader:
         place = (chunk.path, chunk.start)
         if place not in self._values:
             try:
+                if after := self._following.get(place):
+                    self._ahead.announce(*after)
                 archive = _Archive(self._map(chunk.path), chunk.start, chunk.length)
                 self._values[place] = _values_in(archive, chunk.sizes, dtype)
             except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, KeyError) as error:

@@ -21,6 +21,7 @@ from megatron_longrlvr.model.hf_spelling import StoredPart
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_HEADER_COUNT_BYTES = 8
 _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -38,6 +39,7 @@ class HfReader:
         self._spellings = spellings or {}
         self._open_files = ExitStack()
         self._handles: dict[str, Any] = {}
+        self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
         self._file_by_name = self._read_index()
 
     def __enter__(self) -> HfReader:
@@ -103,6 +105,23 @@ class HfReader:
             return self._slice(part.name)[part.index(index)]  # type: ignore[no-any-return]
         return self._slice(name)[index or slice(None)]  # type: ignore[no-any-return]
 
+    def extent(self, name: str, rows: slice = slice(None)) -> tuple[int, int] | None:
+        """First byte and number of bytes of some rows of a tensor, within its file.
+
+        None where the file has the tensor under another name.
+        """
+        if name not in self._file_by_name:
+            return None
+        file = self._file_by_name[name]
+        if file not in self._headers:
+            self._headers[file] = _read_header(self.folder / file)
+        values_start, entries = self._headers[file]
+        first, end = entries[name]["data_offsets"]
+        shape = entries[name]["shape"]
+        start, stop, _ = rows.indices(shape[0])
+        row_bytes = (end - first) // max(shape[0], 1)
+        return values_start + first + start * row_bytes, (stop - start) * row_bytes
+
     def _part(self, name: str) -> StoredPart | None:
         """Where a tensor stands under another name; None where the folder has its own."""
         part = self._spellings.get(name)
@@ -158,3 +177,10 @@ class HfReader:
             raise CheckpointError(
                 f"{where} is {stored.get_dtype()}, expected one of {', '.join(_FLOAT_DTYPES)}"
             )
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Byte at which the values of a safetensors file start, and its JSON header."""
+    with path.open("rb") as file:
+        num_bytes = int.from_bytes(file.read(_HEADER_COUNT_BYTES), "little")
+        return _HEADER_COUNT_BYTES + num_bytes, json.loads(file.read(num_bytes))
