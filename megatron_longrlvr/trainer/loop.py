@@ -12,6 +12,7 @@ from megatron_longrlvr.config.training import TrainerConfig
 from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.evaluation.runner import Evaluator
 from megatron_longrlvr.observability import names
+from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.trainer.interrupt import StopRequest
@@ -105,6 +106,7 @@ def _evaluate(run: TrainingRun, *, step: int) -> None:
         _save(run, step=step, extra={EVAL_DUE: 1})
         raise
     run.journal.record_eval(step, metrics)
+    beat()
 
 
 def _step(run: TrainingRun, step: int) -> StepOutcome:
@@ -136,5 +138,6 @@ def _save(
     )
     directory = checkpoint_directory(run.run_dir.path, step)
     save_checkpoint(directory, learner, state, config_fingerprint=run.fingerprint)
+    beat()
     if run.groups.rank == 0:
         prune(run.run_dir.path, run.trainer.keep_checkpoints)

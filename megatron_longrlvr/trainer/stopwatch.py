@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from megatron_longrlvr.observability.heartbeat import beat
+
 PARTS = ("generate", "score", "logprobs", "update", "publish", "step")
 
 
@@ -23,3 +25,4 @@ class Stopwatch:
             yield
         finally:
             self.seconds[part] += time.perf_counter() - start
+            beat()

@@ -1,0 +1,210 @@
+"""What a job runs: nodes, ranks, the command of each rank, and where its files lie."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from launch.site import Site, seconds_of
+from megatron_longrlvr.config.checks import check_train_config
+from megatron_longrlvr.config.load import load_config
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.errors import ConfigError
+
+CHECKOUT = Path(__file__).parent.parent
+
+JobKind = Literal["train", "evaluate", "convert", "sweep"]
+JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRequest:
+    """What was asked for on the command line."""
+
+    recipe: str
+    overrides: Sequence[str]
+    kind: JobKind = "train"
+    nodes: int | None = None
+    time: str | None = None
+    sweep: Sequence[str] = ()
+    """``key=a,b,c`` for each setting that a sweep varies; it takes every combination."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job, completely described and checked."""
+
+    kind: JobKind
+    name: str
+    base: Path
+    """Absolute; attempts, logs and ``job/`` go below it."""
+
+    nodes: int
+    processes: int
+    """Ranks on each node."""
+
+    time: str
+    steps: int
+    """Training steps that it is to get to; 0 where it does not train."""
+
+    arguments: Sequence[str]
+    """Of every rank's interpreter."""
+
+    configs: Sequence[TrainConfig]
+    """Resolved recipes, one but for a sweep."""
+
+    array: int = 0
+    """Tasks of the array; 0 for a single job."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the job script and what it needs lie."""
+        return self.base / "job"
+
+
+def plan_job(request: JobRequest, site: Site) -> Job:
+    """Resolve the recipe and check it against the job's size.
+
+    Raises:
+        ConfigError: Names the key of the recipe or of the profile.
+    """
+    nodes = request.nodes or site.nodes
+    if nodes < 1:
+        raise ConfigError(f"nodes={nodes} must be at least 1")
+    time = request.time or site.time
+    if seconds_of(time) <= site.supervision.warning_s:
+        raise ConfigError(
+            f"time={time} leaves nothing before the warning that comes "
+            f"supervision.warning_s={site.supervision.warning_s} s ahead of the limit"
+        )
+    if (request.kind == "sweep") != bool(request.sweep):
+        raise ConfigError("a sweep needs --vary key=a,b,c at least once, and no other job has it")
+    sized = _Size(nodes=nodes, processes=site.processes_per_node, time=time)
+    return _PLANNERS[request.kind](request, sized)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Size:
+    nodes: int
+    processes: int
+    time: str
+
+
+def run_dir_of(config: TrainConfig) -> Path:
+    """Absolute path of a run, free of what a job script would have to quote.
+
+    Raises:
+        ConfigError: It holds white space or quotes.
+    """
+    path = Path(config.run.dir).absolute()
+    if re.search(r"[^A-Za-z0-9_./=+@,-]", str(path)):
+        raise ConfigError(f"run.dir={str(path)!r} may hold letters, digits and _./=+@,- only")
+    return path
+
+
+def _load(request: JobRequest, size: _Size, extra: Sequence[str] = ()) -> TrainConfig:
+    config = load_config(request.recipe, [*request.overrides, *extra], TrainConfig)
+    check_train_config(config, world_size=size.nodes * size.processes)
+    absolute = str(run_dir_of(config))
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": absolute})})
+
+
+def _plan_train(request: JobRequest, size: _Size) -> Job:
+    config = _load(request, size)
+    base = Path(config.run.dir)
+    return Job(
+        kind="train",
+        name=config.run.name,
+        base=base,
+        nodes=size.nodes,
+        processes=size.processes,
+        time=size.time,
+        steps=config.trainer.steps,
+        arguments=("-m", "megatron_longrlvr", "train", str(base / "job" / "recipe.json")),
+        configs=(config,),
+    )
+
+
+def _plan_evaluate(request: JobRequest, size: _Size) -> Job:
+    config = _load(request, size)
+    if config.evaluation is None:
+        raise ConfigError(f"{request.recipe} has no evaluation section: nothing to measure")
+    run = Path(config.run.dir)
+    base = run / "evaluate"
+    arguments = ("-m", "megatron_longrlvr", "evaluate", str(run), *request.overrides)
+    return Job(
+        kind="evaluate",
+        name=f"{config.run.name}-evaluate",
+        base=base,
+        nodes=size.nodes,
+        processes=size.processes,
+        time=size.time,
+        steps=0,
+        arguments=(*arguments, "--json", str(base / "metrics.json")),
+        configs=(config,),
+    )
+
+
+def _plan_convert(request: JobRequest, size: _Size) -> Job:
+    config = _load(request, size)
+    run = Path(config.run.dir)
+    base = run / "convert"
+    tool = str(CHECKOUT / "tools" / "megatron_to_hf.py")
+    return Job(
+        kind="convert",
+        name=f"{config.run.name}-convert",
+        base=base,
+        nodes=size.nodes,
+        processes=size.processes,
+        time=size.time,
+        steps=0,
+        arguments=(tool, str(run), str(base / "hf"), "--overwrite"),
+        configs=(config,),
+    )
+
+
+def _plan_sweep(request: JobRequest, size: _Size) -> Job:
+    root = run_dir_of(_load(request, size))
+    configs = []
+    for index, combination in enumerate(combinations(request.sweep)):
+        place = [f"run.dir={root}/{index:03d}", f"run.name={root.name}-{index:03d}"]
+        configs.append(_load(request, size, [*combination, *place]))
+    return Job(
+        kind="sweep",
+        name=f"{root.name}-sweep",
+        base=root,
+        nodes=size.nodes,
+        processes=size.processes,
+        time=size.time,
+        steps=configs[0].trainer.steps,
+        arguments=(),
+        configs=tuple(configs),
+        array=len(configs),
+    )
+
+
+def combinations(varied: Sequence[str]) -> list[tuple[str, ...]]:
+    """Overrides of every combination, the last key varying fastest.
+
+    Raises:
+        ConfigError: An entry does not read ``key=a,b``.
+    """
+    choices = []
+    for entry in varied:
+        key, separator, values = entry.partition("=")
+        if not key or not separator or "" in values.split(","):
+            raise ConfigError(f"--vary {entry!r} must read key=a,b,c")
+        choices.append([f"{key}={value}" for value in values.split(",")])
+    return list(itertools.product(*choices))
+
+
+_PLANNERS: dict[JobKind, Callable[[JobRequest, _Size], Job]] = {
+    "train": _plan_train,
+    "evaluate": _plan_evaluate,
+    "convert": _plan_convert,
+    "sweep": _plan_sweep,
+}

@@ -1,0 +1,141 @@
+"""A job as files: the script a person can read and submit by hand, its recipe, and the library.
+
+BASE/job/job.sbatch     BASE is the run's directory, or evaluate/ or convert/ in it
+BASE/job/recipe.json    resolved, every default included (recipes/000.json ... for a sweep)
+BASE/job/lib.sh         as it was when the script was written
+BASE/job/job.json       for `launch status` and the like
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from launch.job import CHECKOUT, Job
+from launch.site import ApptainerContainer, PyxisContainer, Site
+from megatron_longrlvr.config.load import write_config
+from megatron_longrlvr.observability.files import write_atomically
+
+SCRIPT_FILE = "job.sbatch"
+JOB_FILE = "job.json"
+
+_SLURM = CHECKOUT / "slurm"
+_TITLES = {
+    "train": "Training: the policy learns and samples in the same processes.",
+    "evaluate": "Evaluation of the run's newest checkpoint.",
+    "convert": "The run's newest checkpoint as a Hugging Face folder.",
+    "sweep": "Sweep: one training run for each combination of settings.",
+}
+
+
+def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path) -> str:
+    """The job script.
+
+    Args:
+        job: What it runs.
+        site: Where.
+        command: What was typed, for the script's head.
+        workdir: Relative paths of the recipe start here.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_SLURM / "templates"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # bash, quoted by the filters below
+    )
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    environment.filters["quoted"] = lambda values: shlex.join(map(str, values))
+    template = "sweep.sbatch.j2" if job.kind == "sweep" else "job.sbatch.j2"
+    return environment.get_template(template).render(
+        title=_TITLES[job.kind],
+        command=shlex.join(command),
+        directives=_directives(job, site, workdir),
+        folder=str(job.folder),
+        base=str(job.base),
+        steps=job.steps,
+        site=site,
+        supervision=site.supervision,
+        checkout=str(CHECKOUT),
+        srun_options=_srun_options(site, workdir),
+        in_step=_in_step(site, workdir),
+        role="train" if job.kind == "sweep" else job.kind,
+        nodes=job.nodes,
+        processes=job.processes,
+        arguments=job.arguments,
+    )
+
+
+def write_job(job: Job, site: Site, *, command: Sequence[str], workdir: Path) -> Path:
+    """Write everything that ``sbatch`` needs; returns the script's path."""
+    script = job.folder / SCRIPT_FILE
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if job.kind == "sweep":
+        (job.folder / "recipes").mkdir(exist_ok=True)
+        for index, config in enumerate(job.configs):
+            write_config(config, job.folder / "recipes" / f"{index:03d}.json")
+    else:
+        write_config(job.configs[0], job.folder / "recipe.json")
+    write_atomically(job.folder / "lib.sh", (_SLURM / "lib.sh").read_text(encoding="utf-8"))
+    record = {"name": job.name, "kind": job.kind, "steps": job.steps, "site": site.name}
+    write_atomically(job.folder / JOB_FILE, json.dumps(record, indent=2) + "\n")
+    write_atomically(script, render_script(job, site, command=command, workdir=workdir))
+    return script
+
+
+def _directives(job: Job, site: Site, workdir: Path) -> list[str]:
+    node = site.node
+    gpus = f"{node.gpu_type}:{node.gpus}" if node.gpu_type else str(node.gpus)
+    request = f"--gres=gpu:{gpus}" if node.gpu_request == "gres" else f"--gpus-per-node={gpus}"
+    log = "%A-%a.log" if job.array else "%j.log"
+    optional = {
+        "--partition": site.partition,
+        "--account": site.account,
+        "--qos": site.qos,
+        "--constraint": site.constraint,
+        "--reservation": site.reservation,
+        "--exclude": ",".join(site.exclude) or None,
+        "--cpus-per-task": node.cpus,
+        "--mem": node.memory,
+        "--array": f"0-{job.array - 1}" if job.array else None,
+    }
+    return [
+        f"--job-name={job.name}",
+        f"--nodes={job.nodes}",
+        "--ntasks-per-node=1",
+        *([request] if node.gpus else []),
+        *(["--exclusive"] if node.exclusive else []),
+        *(f"{option}={value}" for option, value in optional.items() if value is not None),
+        f"--time={job.time}",
+        f"--chdir={workdir}",
+        f"--output={job.folder}/{log}",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=B:USR1@{site.supervision.warning_s}",
+        *site.directives,
+    ]
+
+
+def _srun_options(site: Site, workdir: Path) -> list[str]:
+    container = site.container
+    if not isinstance(container, PyxisContainer):
+        return []
+    mounts = [f"--container-mounts={','.join(container.mounts)}"] if container.mounts else []
+    return [
+        f"--container-image={container.image}",
+        *mounts,
+        f"--container-workdir={workdir}",
+        *container.options,
+    ]
+
+
+def _in_step(site: Site, workdir: Path) -> list[str]:
+    container = site.container
+    if not isinstance(container, ApptainerContainer):
+        return []
+    binds = [part for mount in container.mounts for part in ("--bind", mount)]
+    pwd = ["--pwd", str(workdir)]
+    return ["apptainer", "exec", *container.options, *binds, *pwd, container.image]

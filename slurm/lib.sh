@@ -1,0 +1,102 @@
+# shellcheck shell=bash disable=SC2154 # the job script sets the variables named below
+# What the job scripts share; sourced by them on the first node of the job.
+#
+# A job script sets these, then calls job_begin, job_run (once for each step) and job_end:
+#   run_dir        directory of the run, on a file system that all nodes share; the attempts of
+#                  this job go below it, and it is where checkpoints and finished.json are looked for
+#   steps          training steps that the run is to get to; 0 where there is no such number
+#   python         array: the interpreter inside a step
+#   srun_options   array: options of every srun, such as --container-image=FILE
+#   in_step        array: what stands before the interpreter, such as apptainer exec FILE
+#   limits         array: --max-restarts N --max-stalled N
+#   watch_options  array: --hang-timeout S --stop-grace S --kill-grace S
+#   lost_node_wait seconds for Slurm to requeue the job itself after a node was lost
+
+is_warned=false
+num_agents=0
+step_pids=()
+
+job_say() { echo "$(date '+%F %T') job: $*" >&2; }
+
+# Slurm's own commands retry for minutes when the controller is down.
+job_slurm() { timeout 60 "$@"; }
+
+# A program of the package on the first node, with the environment that the steps have.
+job_python() {
+  if [[ ${#srun_options[@]} -gt 0 ]]; then
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" "${srun_options[@]}" \
+      "${in_step[@]}" "${python[@]}" "$@"
+  else
+    "${in_step[@]}" "${python[@]}" "$@"
+  fi
+}
+
+# Names the attempt, sets the traps and asks whether there is anything to do.
+job_begin() {
+  local status=0
+  attempt="$run_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+  mkdir -p "$attempt"
+  ln -sfn "${attempt##*/}" "$run_dir/latest"
+  # Only a warning leads to a requeue: a job that requeues itself on TERM cannot be cancelled.
+  trap job_on_warning USR1
+  trap 'job_say "asked to stop"' TERM
+  job_say "attempt $attempt on $SLURM_JOB_NODELIST"
+  job_python -m launch.supervise begin --run-dir "$run_dir" --attempt "$attempt" \
+    --steps "$steps" "${limits[@]}" || status=$?
+  case $status in
+    0) ;;
+    3) exit 0 ;;
+    *) exit "$status" ;;
+  esac
+}
+
+# SIGUSR1 so long before the time limit or a preemption as --signal says. The agents find the file
+# and ask their ranks, which stop after the step in progress and save.
+job_on_warning() {
+  job_say "time limit or preemption ahead: stopping after the step in progress"
+  is_warned=true
+  echo USR1 >"$attempt/stop"
+}
+
+# Starts one agent on each of some nodes: job_run ROLE NODES PROCESSES_PER_NODE ARGUMENTS...
+# where the arguments are those of the interpreter. Returns at once; job_end waits.
+job_run() {
+  local role="$1" nodes="$2" processes="$3"
+  shift 3
+  num_agents=$((num_agents + nodes))
+  # The agents end together by themselves; --wait is for the case that one of them cannot.
+  srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=120 \
+    --output="$attempt/$role-%N.log" "${srun_options[@]}" "${in_step[@]}" "${python[@]}" \
+    -m launch.agent --attempt "$attempt" --role "$role" --procs "$processes" \
+    "${watch_options[@]}" -- "$@" &
+  step_pids+=($!)
+}
+
+# Waits for the steps, records why they ended and ends or requeues the job accordingly.
+job_end() {
+  local pid status=0 warned=()
+  for pid in "${step_pids[@]}"; do
+    # A signal ends `wait` early; the step goes on.
+    while kill -0 "$pid" 2>/dev/null; do
+      wait "$pid" || true
+    done
+  done
+  # From here on it is seconds; the record must not be cut off.
+  trap '' TERM
+  if $is_warned; then warned=(--warned); fi
+  job_python -m launch.supervise conclude --run-dir "$run_dir" --attempt "$attempt" \
+    --nodes "$num_agents" ${warned[@]+"${warned[@]}"} "${limits[@]}" || status=$?
+  if [[ $status -eq 77 ]]; then
+    job_say "waiting up to $lost_node_wait s for Slurm to notice the lost node and requeue the job"
+    sleep "$lost_node_wait"
+    status=75
+  fi
+  if [[ $status -eq 75 ]]; then
+    job_say "requeueing"
+    job_slurm scontrol requeue "$SLURM_JOB_ID" || exit 1
+    # Slurm ends this script; whatever it returned would be taken for the job's own end.
+    trap - TERM
+    sleep 300
+  fi
+  exit "$status"
+}
