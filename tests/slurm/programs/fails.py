@@ -1,0 +1,3 @@
+"""Fails as a bug does."""
+
+raise ValueError("the quantity is negative")

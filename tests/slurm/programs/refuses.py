@@ -1,0 +1,3 @@
+"""Finds a setting wrong, as `longrlvr train` says it."""
+
+raise SystemExit(2)
