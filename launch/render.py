@@ -47,8 +47,8 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
         keep_trailing_newline=True,
         autoescape=False,  # bash, quoted by the filters below
     )
-    environment.filters["quote"] = lambda value: shlex.quote(str(value))
-    environment.filters["quoted"] = lambda values: shlex.join(map(str, values))
+    environment.filters["quote"] = _quote
+    environment.filters["quoted"] = lambda values: " ".join(map(_quote, values))
     template = "sweep.sbatch.j2" if job.kind == "sweep" else "job.sbatch.j2"
     return environment.get_template(template).render(
         title=_TITLES[job.kind],
@@ -84,6 +84,12 @@ def write_job(job: Job, site: Site, *, command: Sequence[str], workdir: Path) ->
     write_atomically(job.folder / JOB_FILE, json.dumps(record, indent=2) + "\n")
     write_atomically(script, render_script(job, site, command=command, workdir=workdir))
     return script
+
+
+def _quote(value: object) -> str:
+    text = str(value)
+    # A bare comma in an array is right, and looks like a mistake to readers and to shellcheck.
+    return f"'{text}'" if "," in text and shlex.quote(text) == text else shlex.quote(text)
 
 
 def _directives(job: Job, site: Site, workdir: Path) -> list[str]:

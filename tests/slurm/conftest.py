@@ -1,6 +1,6 @@
 import pytest
 
-from tests.support.slurm_cluster import missing, running_cluster
+from tests.support.slurm_cluster import missing, running_cluster, slurm, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +11,11 @@ def cluster(tmp_path_factory):
         pytest.skip(reason)
     with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(cluster):  # noqa: ARG001 - it must be up
+    """A job that a failed test left behind would keep the nodes from the next one."""
+    yield
+    slurm("scancel", "--user=root")
+    wait_for(lambda: not slurm("squeue", "-h"), "the queue to be empty", limit_s=60)

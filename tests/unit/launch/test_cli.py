@@ -1,0 +1,62 @@
+"""The commands answer at once, without torch, and say in one line what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.cli import main
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_nothing_of_launch_needs_torch():
+    modules = ", ".join(
+        f"launch.{path.stem}" for path in sorted((ROOT / "launch").glob("[a-z]*.py"))
+    )
+    heavy = {"torch", "numpy", "megatron.core"}
+    code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["render", "nope", "--site", "example"], "no recipe 'nope'", id="recipe"),
+        pytest.param(["render", "tiny_cpu", "--site", "nope"], "no site profile", id="site"),
+        pytest.param(
+            ["submit", "tiny_cpu", "--site", "example", "layout.tp=3"], "layout.tp=3", id="layout"
+        ),
+        pytest.param(["chain", "tiny_cpu", "--site", "example", "--jobs", "0"], "--jobs 0", id="0"),
+        pytest.param(["local", "tiny_cpu", "--procs", "0"], "--procs 0", id="procs"),
+    ],
+)
+def test_wrong_argument_is_named_and_nothing_is_written(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_that_never_started_is_explained(tmp_path, capsys):
+    assert main(["explain", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: no attempt has started\n"
+
+
+def test_resume_of_what_was_not_rendered_says_how(tmp_path, capsys):
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "`python -m launch render` writes it" in capsys.readouterr().err
+
+
+def test_dry_run_renders_and_submits_nothing(tmp_path, capsys):
+    run = ["tiny_cpu", f"run.dir={tmp_path}/run", "rollout.prompts_per_step=32"]
+    arguments = ["submit", *run, "algorithm.updates_per_step=1", "--site", "example", "--dry-run"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"would submit {tmp_path}/run/job/job.sbatch\n"
+    assert not (tmp_path / "run" / "job" / "submitted.jsonl").exists()

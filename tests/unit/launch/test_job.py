@@ -1,0 +1,73 @@
+"""A job is checked as a whole before anything is written: recipe, size and time together."""
+
+import pytest
+
+from launch.job import JobRequest, combinations, plan_job
+from launch.site import NodeSection, Site
+from megatron_longrlvr.errors import ConfigError
+
+SITE = Site(name="mine", nodes=2, node=NodeSection(gpus=0, processes=2))
+
+
+def plan(*overrides, **request):
+    return plan_job(JobRequest(recipe="tiny_cpu", overrides=overrides, **request), SITE)
+
+
+def test_training_takes_its_size_from_the_profile_or_the_command_line(tmp_path):
+    job = plan(f"run.dir={tmp_path}/run", "trainer.steps=7")
+    assert (job.nodes, job.processes, job.time, job.steps) == (2, 2, "04:00:00", 7)
+    assert job.base == tmp_path / "run"
+    assert job.arguments[-1] == f"{tmp_path}/run/job/recipe.json"
+    assert plan(nodes=4, time="01:00:00").nodes == 4
+
+
+def test_relative_run_directory_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = plan("run.dir=runs/mine")
+    assert job.base == tmp_path / "runs" / "mine"
+    assert job.configs[0].run.dir == str(job.base)
+
+
+def test_other_jobs_of_a_run_have_folders_of_their_own(tmp_path):
+    run = f"run.dir={tmp_path}/run"
+    assert plan(run, kind="evaluate").base == tmp_path / "run" / "evaluate"
+    assert plan(run, kind="convert").base == tmp_path / "run" / "convert"
+
+
+def test_sweep_takes_every_combination(tmp_path):
+    job = plan(
+        f"run.dir={tmp_path}/sweep",
+        kind="sweep",
+        sweep=("optimizer.lr=0.1,0.2", "run.seed=1,2,3"),
+    )
+    assert job.array == 6
+    assert [(c.optimizer.lr, c.run.seed) for c in job.configs[2:4]] == [(0.1, 3), (0.2, 1)]
+    assert job.configs[5].run.dir == f"{tmp_path}/sweep/005"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "request_fields", "message"),
+    [
+        pytest.param(["layout.tp=3"], {}, "layout.tp=3", id="layout"),
+        pytest.param(["trainer.stps=1"], {}, "did you mean 'trainer.steps'", id="typo"),
+        pytest.param(["run.dir='a b'"], {}, "run.dir=.*may hold letters", id="space"),
+        pytest.param([], {"time": "00:05:00"}, "warning_s=300", id="shorter-than-warning"),
+        pytest.param([], {"time": "5"}, "time='5' must read", id="time"),
+        pytest.param([], {"kind": "sweep"}, "--vary key=a,b,c", id="sweep-of-nothing"),
+        pytest.param([], {"sweep": ("a=1",)}, "no other job has it", id="vary-without-sweep"),
+        pytest.param(
+            ["evaluation=null", "trainer.eval_every=0"],
+            {"kind": "evaluate"},
+            "no evaluation section",
+            id="nothing-to-measure",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_with_its_key(overrides, request_fields, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(*overrides, **request_fields)
+
+
+def test_varied_setting_must_have_values():
+    with pytest.raises(ConfigError, match="--vary 'lr=' must read key=a,b,c"):
+        combinations(["lr="])

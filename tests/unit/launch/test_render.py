@@ -1,0 +1,125 @@
+"""Job scripts are what a person would write: compared with golden files, clean for shellcheck.
+
+`REWRITE_GOLDEN=1 pytest tests/unit/launch/test_render.py` writes the golden files anew.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.job import CHECKOUT, JobRequest, plan_job
+from launch.render import render_script, write_job
+from launch.site import Site
+from megatron_longrlvr.config.load import load_config
+from megatron_longrlvr.config.schema import TrainConfig
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+SCRIPTS = sorted([*(CHECKOUT / "slurm").glob("*.sh"), *(CHECKOUT / "slurm").glob("*.sbatch")])
+
+CPU_NODE = {"gpus": 0, "processes": 2, "cpus": 16, "memory": "64G", "exclusive": False}
+SITES = {
+    "train": {
+        "partition": "gpu",
+        "account": "mine",
+        "qos": "high",
+        "exclude": ["node7", "node8"],
+        "directives": ["--switches=1"],
+        "nodes": 4,
+        "node": {"gpus": 8, "gpu_type": "h100", "gpu_request": "gres", "cpus": 96},
+        "container": {
+            "kind": "pyxis",
+            "image": "/images/longrlvr.sqsh",
+            "mounts": ["/lustre:/lustre", "/scratch:/scratch:ro"],
+        },
+        "env": {"NCCL_SOCKET_IFNAME": "ib0", "GREETING": "it's $HOME"},
+    },
+    "evaluate": {
+        "node": {"gpus": 4},
+        "container": {
+            "kind": "apptainer",
+            "image": "/images/longrlvr.sif",
+            "mounts": ["/lustre:/lustre"],
+        },
+    },
+    "convert": {
+        "node": CPU_NODE,
+        "modules": ["gcc/13", "python/3.12"],
+        "setup": ["ulimit -n 4096"],
+    },
+    "sweep": {"node": CPU_NODE, "time": "1-00:00:00"},
+}
+
+
+def job_and_site(kind, folder="/lustre/runs/mine"):
+    site = Site.model_validate({"name": "golden", **SITES[kind]})
+    overrides = (f"run.dir={folder}", "rollout.prompts_per_step=32", "algorithm.updates_per_step=1")
+    sweep = ("optimizer.lr=1e-6,2e-6",) if kind == "sweep" else ()
+    request = JobRequest(recipe="tiny_cpu", overrides=overrides, kind=kind, sweep=sweep)
+    return plan_job(request, site), site
+
+
+def rendered(kind):
+    job, site = job_and_site(kind)
+    command = ["python", "-m", "launch", "render", "tiny_cpu", "--site", "golden.yaml"]
+    text = render_script(job, site, command=command, workdir=Path("/lustre/work"))
+    return text.replace(str(CHECKOUT), "/lustre/longrlvr")
+
+
+def shellcheck(*paths):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (apt-get install shellcheck)")
+    return subprocess.run(
+        ["shellcheck", "-x", "-P", str(CHECKOUT / "slurm"), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_job_script_is_the_golden_one(kind):
+    path = GOLDEN / f"{kind}.sbatch"
+    if os.environ.get("REWRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(rendered(kind))
+    assert rendered(kind) == path.read_text()
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_job_script_is_clean_for_shellcheck(kind, tmp_path):
+    path = tmp_path / "job.sbatch"
+    path.write_text(rendered(kind))
+    assert shellcheck(path) == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shipped_script_is_clean_for_shellcheck(script):
+    assert shellcheck(script) == ""
+
+
+def test_recipe_beside_the_script_is_the_resolved_one(tmp_path):
+    job, site = job_and_site("train", tmp_path / "run")
+    script = write_job(job, site, command=["test"], workdir=tmp_path)
+    assert script == tmp_path / "run" / "job" / "job.sbatch"
+    assert load_config(str(script.parent / "recipe.json"), [], TrainConfig) == job.configs[0]
+    assert (script.parent / "lib.sh").read_text() == (CHECKOUT / "slurm" / "lib.sh").read_text()
+
+
+def test_sweep_has_a_recipe_for_each_task(tmp_path):
+    job, site = job_and_site("sweep", tmp_path / "run")
+    folder = write_job(job, site, command=["test"], workdir=tmp_path).parent / "recipes"
+    rates = [
+        load_config(str(path), [], TrainConfig).optimizer.lr for path in sorted(folder.iterdir())
+    ]
+    assert rates == [1e-6, 2e-6]
+
+
+def test_value_of_a_variable_reaches_the_shell_as_it_is():
+    line = next(line for line in rendered("train").splitlines() if "GREETING" in line)
+    shown = subprocess.run(
+        ["bash", "-c", f'{line}; echo "$GREETING"'], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "it's $HOME\n"
