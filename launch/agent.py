@@ -69,7 +69,8 @@ def run_agent(options: AgentOptions, place: Place) -> NodeExit:
         # A rank killed without the agent's knowledge must not outlive it.
         stack.callback(watch.kill_all)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _: watch.ask_to_stop(_name(received)))
+            before = signal.signal(number, lambda got, _: watch.ask_to_stop(_name(got)))
+            stack.callback(signal.signal, number, before)
         reason = watch.run()
     write_node_exit(options.attempt, reason)
     _log.info("%s: %s", reason.cause.value, reason.detail)

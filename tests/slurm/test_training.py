@@ -149,6 +149,7 @@ def sbatch(checkout, *arguments):
     environment = {
         **os.environ,
         "LONGRLVR_PYTHON": sys.executable,
+        "LONGRLVR_PROCS": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": "",
     }

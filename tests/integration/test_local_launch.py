@@ -1,0 +1,79 @@
+"""`python -m launch local` trains in several processes and starts again what was killed.
+
+Supervision itself is that of cluster jobs, tried in tests/slurm where there is a Slurm; here are
+the parts that need none.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.exit_reason import Cause, read_attempt_exit
+from launch.job import Job
+from launch.local import run_local
+from launch.requeue import Limits, list_attempts
+from launch.watch import WatchOptions
+from megatron_longrlvr.observability.metric_log import read_metric_log
+from tests.support.runs import toy_config
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / "tests" / "slurm" / "programs"
+
+
+def run_program(base, name, *, max_restarts=0, **watch):
+    job = Job(
+        kind="train",
+        name="local",
+        base=base,
+        nodes=1,
+        processes=2,
+        time="01:00:00",
+        steps=0,
+        arguments=(str(PROGRAMS / f"{name}.py"), str(base)),
+        configs=(toy_config(base),),
+    )
+    limits = Limits(max_restarts=max_restarts, max_stalled=5)
+    return run_local(job, watch=WatchOptions(kill_grace_s=2, **watch), limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("program", "exit_code", "cause"),
+    [
+        pytest.param("fails", 1, Cause.FAILED, id="error"),
+        pytest.param("refuses", 2, Cause.SETTING, id="wrong-setting"),
+        pytest.param("killed", 74, Cause.KILLED, id="killed"),
+    ],
+)
+def test_end_of_the_ranks_is_recorded_and_is_the_exit_code(tmp_path, program, exit_code, cause):
+    assert run_program(tmp_path, program) == exit_code
+    (attempt,) = list_attempts(tmp_path)
+    assert read_attempt_exit(attempt).cause is cause
+
+
+def test_killed_rank_is_started_again_up_to_the_cap(tmp_path):
+    assert run_program(tmp_path, "killed", max_restarts=1) == 74
+    ends = [read_attempt_exit(attempt) for attempt in list_attempts(tmp_path)]
+    assert [end.is_requeued for end in ends] == [True, False]
+
+
+def test_hung_ranks_show_their_stacks_and_are_killed(tmp_path, capfd):
+    assert run_program(tmp_path, "hangs", hang_timeout_s=2) == 70
+    shown = capfd.readouterr().err
+    assert shown.count("in waits_for_a_neighbour_that_never_comes") == 1
+    assert shown.count("in is_the_neighbour") == 1
+
+
+def test_command_trains_and_finds_the_run_finished(tmp_path):
+    settings = [
+        *(f"run.dir={tmp_path}/run", "trainer.steps=1", "trainer.eval_every=0", "evaluation=null"),
+        *("rollout.prompts_per_step=2", "rollout.group_size=2", "algorithm.updates_per_step=1"),
+    ]
+    command = [sys.executable, "-m", "launch", "local", "tiny_cpu", "--procs", "2", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    assert [r.step for r in read_metric_log(tmp_path / "run" / "metrics.jsonl")] == [1]
+    assert len(list_attempts(tmp_path / "run")) == 1
