@@ -13,6 +13,7 @@ Exit codes of agents and job scripts:
     75   only between the parts of a job script: requeue
     76   a node vanished without a word
     78   not started: restarts used up, or no progress since the last ones
+    79   a node was found unfit before the ranks started
     130  stopped by a signal after the step in progress
 """
 
@@ -38,6 +39,7 @@ class Cause(Enum):
     KILLED = "killed"
     LOST = "lost"
     REFUSED = "refused"
+    UNFIT = "unfit"
     FAILED = "failed"
     STOPPED = "stopped"
     FOLLOWED = "followed"
@@ -52,6 +54,7 @@ EXIT_CODES = {
     Cause.KILLED: 74,
     Cause.LOST: 76,
     Cause.REFUSED: 78,
+    Cause.UNFIT: 79,
     Cause.FAILED: 1,
     Cause.STOPPED: 130,
     Cause.FOLLOWED: 1,

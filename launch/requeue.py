@@ -27,7 +27,7 @@ from megatron_longrlvr.observability.files import write_atomically
 BEGIN_FILE = "begin.json"
 FINISHED_FILE = "finished.json"
 
-_NODE_LOSSES = frozenset({Cause.HUNG, Cause.KILLED, Cause.LOST})
+_NODE_LOSSES = frozenset({Cause.HUNG, Cause.KILLED, Cause.LOST, Cause.UNFIT})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -123,6 +123,17 @@ class SupervisionSection(Section):
         return self
 
 
+class PreflightSection(Section):
+    """What is asked of every node before the ranks start; unfit ones are excluded on a requeue."""
+
+    enabled: bool = True
+    wait_s: int = Field(default=60, gt=0)
+    """For a file written on the first node to appear on the others."""
+
+    max_skew_s: float = Field(default=5.0, gt=0)
+    """Between the clocks of two nodes."""
+
+
 class Site(Section):
     """One cluster."""
 
@@ -158,6 +169,7 @@ class Site(Section):
     env: dict[_VariableName, str] = {}
     """Variables of every rank: NCCL, fabric, caches."""
 
+    preflight: PreflightSection = PreflightSection()
     supervision: SupervisionSection = SupervisionSection()
 
     @property

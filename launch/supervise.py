@@ -1,11 +1,13 @@
-"""The two questions a job script asks: may this attempt start, and what comes after it?
+"""The questions a job script asks: may this attempt start, and what comes after it?
 
     python -m launch.supervise begin    --run-dir DIR --attempt DIR --steps N ...
     python -m launch.supervise conclude --run-dir DIR --attempt DIR --nodes N [--warned] ...
+    python -m launch.supervise unfit    --run-dir DIR --attempt DIR --bad NODES ...
 
 ``begin`` exits with 0 where the attempt may start, 3 where the run is finished, 78 where it is
 refused. ``conclude`` exits with 75 where the job is to be requeued, 77 where it is to be once Slurm
-has had time to notice a lost node, otherwise with the job's exit code.
+has had time to notice a lost node, otherwise with the job's exit code. ``unfit`` does so for an
+attempt that ends before its ranks start, because preflight found nodes unfit.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from launch.exit_reason import (
     REQUEUE_EXIT_CODE,
     AttemptExit,
     Cause,
+    NodeExit,
     write_attempt_exit,
+    write_node_exit,
 )
 from launch.requeue import (
     Begin,
@@ -78,18 +82,33 @@ def _conclude(parsed: argparse.Namespace) -> int:
     return REQUEUE_LATER_EXIT_CODE if ended.cause is Cause.LOST else REQUEUE_EXIT_CODE
 
 
+def _unfit(parsed: argparse.Namespace) -> int:
+    write_node_exit(
+        parsed.attempt,
+        NodeExit(
+            role="preflight",
+            node=parsed.bad,
+            cause=Cause.UNFIT,
+            detail=f"{parsed.bad} found unfit; see preflight-NODE.json",
+            at=time.time(),
+        ),
+    )
+    parsed.nodes, parsed.warned = 1, False
+    return _conclude(parsed)
+
+
 def _limits(parsed: argparse.Namespace) -> Limits:
     return Limits(max_restarts=parsed.max_restarts, max_stalled=parsed.max_stalled)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer one of the two."""
+    """Answer one of them."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s job: %(message)s", stream=sys.stderr
     )
     parser = argparse.ArgumentParser(prog="python -m launch.supervise", description=__doc__)
     questions = parser.add_subparsers(required=True)
-    for name, answer in (("begin", _begin), ("conclude", _conclude)):
+    for name, answer in (("begin", _begin), ("conclude", _conclude), ("unfit", _unfit)):
         question = questions.add_parser(name)
         question.set_defaults(answer=answer)
         question.add_argument("--run-dir", type=Path, required=True)
@@ -98,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         question.add_argument("--max-stalled", type=int, required=True)
         if name == "begin":
             question.add_argument("--steps", type=int, default=0, help="0: never finished before")
+        elif name == "unfit":
+            question.add_argument("--bad", required=True, help="nodes, comma-separated")
         else:
             question.add_argument("--nodes", type=int, required=True)
             question.add_argument("--warned", action="store_true")

@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # the job script sets the variables named below
 # What the job scripts share; sourced by them on the first node of the job.
 #
-# A job script sets these, then calls job_begin, job_run (once for each step) and job_end:
+# A job script sets these, then calls job_begin, perhaps job_preflight, job_run (once for each step)
+# and job_end:
 #   run_dir        directory of the run, on a file system that all nodes share; the attempts of
 #                  this job go below it, and it is where checkpoints and finished.json are looked for
 #   steps          training steps that the run is to get to; 0 where there is no such number
@@ -48,6 +49,41 @@ job_begin() {
     3) exit 0 ;;
     *) exit "$status" ;;
   esac
+}
+
+# Looks at every node before the ranks start: job_preflight GPUS_PER_NODE OPTIONS...
+# Unfit nodes are named, and the job is requeued without them.
+job_preflight() {
+  local gpus="$1" nodes bad status=0
+  shift
+  nodes="$(job_slurm scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ' ')"
+  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=0 \
+    --wait=120 "${srun_options[@]}" "${in_step[@]}" "${python[@]}" -m launch.preflight nodes \
+    --attempt "$attempt" --nodes "$nodes" --gpus "$gpus" "$@" || true
+  bad="$(job_python -m launch.preflight verdict --attempt "$attempt" --nodes "$nodes")"
+  [[ -n "$bad" ]] || return 0
+  trap '' TERM
+  job_python -m launch.supervise unfit --run-dir "$run_dir" --attempt "$attempt" --bad "$bad" \
+    "${limits[@]}" || status=$?
+  [[ $status -eq 75 ]] || exit "$status"
+  job_requeue_without "$bad"
+}
+
+# Requeues the job on other nodes. The list of excluded nodes can be changed while a job waits
+# only, so it is held for that moment; Slurm lets this script live for a few seconds more.
+job_requeue_without() {
+  local tries before excluded="$1"
+  job_say "requeueing without $1"
+  before="$(job_slurm scontrol -o show job "$SLURM_JOB_ID" | grep -o ' ExcNodeList=[^ (]*')" || true
+  before="${before#*=}"
+  if [[ -n "$before" ]]; then excluded="$before,$1"; fi
+  job_slurm scontrol requeuehold "$SLURM_JOB_ID" || exit 1
+  for ((tries = 0; tries < 20; tries++)); do
+    if job_slurm scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" 2>/dev/null; then break; fi
+    sleep 0.2
+  done
+  job_slurm scontrol release "$SLURM_JOB_ID"
+  exit 1
 }
 
 # SIGUSR1 so long before the time limit or a preemption as --signal says. The agents find the file

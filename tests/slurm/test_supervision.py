@@ -13,6 +13,7 @@ from launch.exit_reason import Cause, read_attempt_exit
 from launch.render import write_job
 from launch.requeue import list_attempts
 from tests.support.jobs import site, submit_program, training_job
+from tests.support.slurm_cluster import slurm as slurm_output
 from tests.support.slurm_cluster import wait_for, wait_for_end
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -75,6 +76,24 @@ def test_hang_is_ended_with_the_stacks_of_every_rank_in_the_logs(tmp_path):
     assert last_exit(tmp_path).cause is Cause.HUNG
 
 
+def test_unfit_node_is_named_and_the_job_is_requeued_without_it(tmp_path, cluster):
+    # One node does not see the folder of the run: something else is mounted there.
+    cluster.command("exec", "node2", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path))
+    try:
+        job = submit_program(tmp_path, "meets", site(nodes=2, directives=["--nodelist=node[1-2]"]))
+        wait_for(lambda: slurm.job_state(job).restarts == 1, "the requeue", limit_s=60)
+    finally:
+        cluster.command("exec", "node2", "umount", str(tmp_path))
+    shown = slurm_output("scontrol", "-o", "show", "job", job)
+    assert "ExcNodeList=node2 " in shown
+    first = read_attempt_exit(list_attempts(tmp_path)[0])
+    assert (first.cause, first.node, first.is_requeued) == (Cause.UNFIT, "node2", True)
+    assert "preflight: node2 left no report" in (tmp_path / "job" / f"{job}.log").read_text()
+    # This job insisted on that node; let go of it and the job runs.
+    slurm_output("scontrol", "update", f"JobId={job}", "ReqNodeList=")
+    assert wait_for_end(job).state == "COMPLETED"
+
+
 def test_cancelled_job_stays_cancelled(tmp_path):
     job = submit_program(tmp_path, "waits", site())
     wait_for((tmp_path / "waiting").exists, "the ranks to start", limit_s=60)
@@ -88,7 +107,7 @@ def test_preempted_job_stops_is_requeued_and_starts_again(tmp_path):
     low, high = tmp_path / "low", tmp_path / "high"
     low.mkdir()
     high.mkdir()
-    whole = {"gpus": 2, "processes": 1, "cpus": 2, "memory": None}
+    whole = {"gpus": 0, "processes": 1, "cpus": 2, "memory": None, "exclusive": True}
     job = submit_program(low, "waits", site(nodes=3, node=whole))
     wait_for((low / "waiting").exists, "the ranks to start", limit_s=60)
     urgent = submit_program(high, "fails", site(nodes=3, node=whole, partition="high"))
