@@ -65,7 +65,7 @@ def _attempt(job: Job, restarts: int, watch: WatchOptions, limits: Limits) -> At
             watch=watch,
         )
         run_agent(options, Place(index=0, count=1, name="127.0.0.1"))
-        ended = conclude(attempt, begin=begin, num_nodes=1, is_warned=False, limits=limits)
+        ended = conclude(attempt, begin=begin, num_nodes=1, limits=limits)
     write_attempt_exit(attempt, ended)
     return ended
 

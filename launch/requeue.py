@@ -112,7 +112,13 @@ def _num_stalled(attempts: Sequence[Path], step: int) -> int:
 
 
 def conclude(
-    attempt: Path, *, begin: Begin, num_nodes: int, is_warned: bool, limits: Limits
+    attempt: Path,
+    *,
+    begin: Begin,
+    num_nodes: int,
+    limits: Limits,
+    is_warned: bool = False,
+    is_terminated: bool = False,
 ) -> AttemptExit:
     """Why an attempt ended and whether another one follows.
 
@@ -120,11 +126,14 @@ def conclude(
         attempt: Its directory, with the exit files of its nodes.
         begin: What was recorded at its start.
         num_nodes: Nodes that were to leave an exit file.
-        is_warned: Slurm announced the time limit or a preemption.
         limits: Of the site.
+        is_warned: Slurm announced the time limit or a preemption.
+        is_terminated: Slurm has ended the job, for its owner or of its own; in the latter case it
+            starts it again itself. How the ranks took it says nothing.
     """
-    reason = _reason(read_node_exits(attempt), num_nodes)
-    wants_more = reason.cause in _NODE_LOSSES or (is_warned and reason.cause is Cause.STOPPED)
+    reason = _TERMINATED if is_terminated else _reason(read_node_exits(attempt), num_nodes)
+    is_announced = is_warned and not is_terminated and reason.cause is Cause.STOPPED
+    wants_more = reason.cause in _NODE_LOSSES or is_announced
     is_capped = begin.restarts >= limits.max_restarts
     if not wants_more:
         next_step = _NEXT_STEP[reason.cause]
@@ -149,6 +158,15 @@ _NEXT_STEP = {
     Cause.FOLLOWED: "see the log of that node; the same command goes on from the last checkpoint",
     Cause.FINISHED: "nothing is left to do",
 }
+
+
+_TERMINATED = NodeExit(
+    role="",
+    node="",
+    cause=Cause.STOPPED,
+    detail="ended by Slurm: cancelled, or to be started again by it",
+    at=0.0,
+)
 
 
 def _reason(exits: list[NodeExit], num_nodes: int) -> NodeExit:

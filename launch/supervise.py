@@ -1,7 +1,7 @@
 """The questions a job script asks: may this attempt start, and what comes after it?
 
     python -m launch.supervise begin    --run-dir DIR --attempt DIR --steps N ...
-    python -m launch.supervise conclude --run-dir DIR --attempt DIR --nodes N [--warned] ...
+    python -m launch.supervise conclude --run-dir DIR --attempt DIR --nodes N ...
     python -m launch.supervise unfit    --run-dir DIR --attempt DIR --bad NODES ...
 
 ``begin`` exits with 0 where the attempt may start, 3 where the run is finished, 78 where it is
@@ -72,6 +72,7 @@ def _conclude(parsed: argparse.Namespace) -> int:
         begin=read_begin(parsed.attempt),
         num_nodes=parsed.nodes,
         is_warned=parsed.warned,
+        is_terminated=parsed.terminated,
         limits=_limits(parsed),
     )
     write_attempt_exit(parsed.attempt, ended)
@@ -93,7 +94,7 @@ def _unfit(parsed: argparse.Namespace) -> int:
             at=time.time(),
         ),
     )
-    parsed.nodes, parsed.warned = 1, False
+    parsed.nodes, parsed.warned, parsed.terminated = 1, False, False
     return _conclude(parsed)
 
 
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             question.add_argument("--nodes", type=int, required=True)
             question.add_argument("--warned", action="store_true")
+            question.add_argument("--terminated", action="store_true")
     parsed = parser.parse_args(arguments)
     code: int = parsed.answer(parsed)
     return code

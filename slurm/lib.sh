@@ -14,6 +14,7 @@
 #   lost_node_wait seconds for Slurm to requeue the job itself after a node was lost
 
 is_warned=false
+is_terminated=false
 num_agents=0
 step_pids=()
 
@@ -38,9 +39,8 @@ job_begin() {
   attempt="$run_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
   mkdir -p "$attempt"
   ln -sfn "${attempt##*/}" "$run_dir/latest"
-  # Only a warning leads to a requeue: a job that requeues itself on TERM cannot be cancelled.
   trap job_on_warning USR1
-  trap 'job_say "asked to stop"' TERM
+  trap job_on_term TERM
   job_say "attempt $attempt on $SLURM_JOB_NODELIST"
   job_python -m launch.supervise begin --run-dir "$run_dir" --attempt "$attempt" \
     --steps "$steps" "${limits[@]}" || status=$?
@@ -62,27 +62,30 @@ job_preflight() {
     --attempt "$attempt" --nodes "$nodes" --gpus "$gpus" "$@" || true
   bad="$(job_python -m launch.preflight verdict --attempt "$attempt" --nodes "$nodes")"
   [[ -n "$bad" ]] || return 0
-  trap '' TERM
+  # Nodes whose check was cut off are not unfit.
+  if $is_terminated; then exit 130; fi
   job_python -m launch.supervise unfit --run-dir "$run_dir" --attempt "$attempt" --bad "$bad" \
     "${limits[@]}" || status=$?
   [[ $status -eq 75 ]] || exit "$status"
   job_requeue_without "$bad"
 }
 
-# Requeues the job on other nodes. The list of excluded nodes can be changed while a job waits
-# only, so it is held for that moment; Slurm lets this script live for a few seconds more.
+# Requeues the job on other nodes. The list of excluded nodes can be changed only while a job waits;
+# Slurm lets this script live for a few seconds more, and a requeued job wait for longer than that.
 job_requeue_without() {
   local tries before excluded="$1"
-  job_say "requeueing without $1"
   before="$(job_slurm scontrol -o show job "$SLURM_JOB_ID" | grep -o ' ExcNodeList=[^ (]*')" || true
   before="${before#*=}"
   if [[ -n "$before" ]]; then excluded="$before,$1"; fi
-  job_slurm scontrol requeuehold "$SLURM_JOB_ID" || exit 1
-  for ((tries = 0; tries < 20; tries++)); do
-    if job_slurm scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" 2>/dev/null; then break; fi
+  job_may_requeue || exit 130
+  job_say "requeueing without $1"
+  # Inherited by scontrol, not by timeout, which the end of this job would end.
+  trap '' TERM
+  scontrol requeue "$SLURM_JOB_ID" || exit 1
+  for ((tries = 0; tries < 50; tries++)); do
+    if scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" 2>/dev/null; then break; fi
     sleep 0.2
   done
-  job_slurm scontrol release "$SLURM_JOB_ID"
   exit 1
 }
 
@@ -92,6 +95,18 @@ job_on_warning() {
   job_say "time limit or preemption ahead: stopping after the step in progress"
   is_warned=true
   echo USR1 >"$attempt/stop"
+}
+
+# SIGTERM comes with scancel, and where Slurm itself ends a job. Slurm requeues the latter; a job that
+# requeued itself could not be cancelled.
+job_on_term() {
+  job_say "asked to end"
+  is_terminated=true
+}
+
+# Whether the job is still Slurm's to run: one that was cancelled a moment ago is not.
+job_may_requeue() {
+  ! $is_terminated && job_slurm scontrol -o show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'
 }
 
 # Starts one agent on each of some nodes: job_run ROLE NODES PROCESSES_PER_NODE ARGUMENTS...
@@ -110,24 +125,28 @@ job_run() {
 
 # Waits for the steps, records why they ended and ends or requeues the job accordingly.
 job_end() {
-  local pid status=0 warned=()
+  local pid status=0 flags=()
   for pid in "${step_pids[@]}"; do
     # A signal ends `wait` early; the step goes on.
     while kill -0 "$pid" 2>/dev/null; do
       wait "$pid" || true
     done
   done
-  # From here on it is seconds; the record must not be cut off.
-  trap '' TERM
-  if $is_warned; then warned=(--warned); fi
+  if $is_terminated; then
+    flags=(--terminated)
+  elif $is_warned; then
+    flags=(--warned)
+  fi
   job_python -m launch.supervise conclude --run-dir "$run_dir" --attempt "$attempt" \
-    --nodes "$num_agents" ${warned[@]+"${warned[@]}"} "${limits[@]}" || status=$?
+    --nodes "$num_agents" ${flags[@]+"${flags[@]}"} "${limits[@]}" || status=$?
   if [[ $status -eq 77 ]]; then
     job_say "waiting up to $lost_node_wait s for Slurm to notice the lost node and requeue the job"
-    sleep "$lost_node_wait"
+    sleep "$lost_node_wait" &
+    wait $! || true # ended by a signal, unlike a sleep in the foreground
     status=75
   fi
   if [[ $status -eq 75 ]]; then
+    job_may_requeue || exit 130
     job_say "requeueing"
     job_slurm scontrol requeue "$SLURM_JOB_ID" || exit 1
     # Slurm ends this script; whatever it returned would be taken for the job's own end.

@@ -84,8 +84,11 @@ def test_unfit_node_is_named_and_the_job_is_requeued_without_it(tmp_path, cluste
         wait_for(lambda: slurm.job_state(job).restarts == 1, "the requeue", limit_s=60)
     finally:
         cluster.command("exec", "node2", "umount", str(tmp_path))
-    shown = slurm_output("scontrol", "-o", "show", "job", job)
-    assert "ExcNodeList=node2 " in shown
+
+    def is_without_the_node():
+        return "ExcNodeList=node2 " in slurm_output("scontrol", "-o", "show", "job", job)
+
+    wait_for(is_without_the_node, "the node to be excluded", limit_s=10)
     first = read_attempt_exit(list_attempts(tmp_path)[0])
     assert (first.cause, first.node, first.is_requeued) == (Cause.UNFIT, "node2", True)
     assert "preflight: node2 left no report" in (tmp_path / "job" / f"{job}.log").read_text()
@@ -103,6 +106,14 @@ def test_cancelled_job_stays_cancelled(tmp_path):
     assert [attempt.name for attempt in list_attempts(tmp_path)] == [f"{job}-0"]
 
 
+def test_job_cancelled_while_its_nodes_are_checked_stays_cancelled(tmp_path):
+    job = submit_program(tmp_path, "waits", site())
+    wait_for(lambda: list_attempts(tmp_path), "the attempt to begin", limit_s=60)
+    queue.cancel(tmp_path)
+    state = wait_for_end(job)
+    assert (state.state, state.restarts) == ("CANCELLED", 0)
+
+
 def test_preempted_job_stops_is_requeued_and_starts_again(tmp_path):
     low, high = tmp_path / "low", tmp_path / "high"
     low.mkdir()
@@ -112,7 +123,7 @@ def test_preempted_job_stops_is_requeued_and_starts_again(tmp_path):
     wait_for((low / "waiting").exists, "the ranks to start", limit_s=60)
     urgent = submit_program(high, "fails", site(nodes=3, node=whole, partition="high"))
     wait_for_end(urgent)
-    wait_for(lambda: len(list_attempts(low)) == 2, "the second attempt", limit_s=90)
+    wait_for(lambda: len(list_attempts(low)) == 2, "the second attempt", limit_s=120)
     assert read_attempt_exit(list_attempts(low)[0]).cause is Cause.STOPPED
     assert slurm.job_state(job).restarts == 1
     queue.cancel(low)

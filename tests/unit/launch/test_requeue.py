@@ -69,6 +69,21 @@ def test_only_announced_ends_and_lost_nodes_are_requeued(
     assert (ended.cause, ended.is_requeued, ended.exit_code) == (cause, is_requeued, exit_code)
 
 
+@pytest.mark.parametrize("cause", [Cause.KILLED, Cause.HUNG, Cause.STOPPED, Cause.FAILED])
+@pytest.mark.parametrize("is_warned", [False, True])
+def test_a_cancelled_job_is_not_requeued_however_its_ranks_took_it(tmp_path, cause, is_warned):
+    node_exit(tmp_path, "a", cause)
+    ended = conclude(
+        tmp_path,
+        begin=begin(),
+        num_nodes=2,
+        limits=LIMITS,
+        is_warned=is_warned,
+        is_terminated=True,
+    )
+    assert (ended.cause, ended.is_requeued) == (Cause.STOPPED, False)
+
+
 def test_the_cap_holds_whatever_the_cause(tmp_path):
     node_exit(tmp_path, "a", Cause.STOPPED)
     assert concluded(tmp_path, num_nodes=1, is_warned=True, restarts=2).is_requeued
