@@ -94,7 +94,7 @@ def test_rendered_script_is_submitted_by_hand_as_well(tmp_path):
 def test_waiting_job_is_shown_attached_to_explained_and_cancelled_with_its_chain(tmp_path, capsys):
     job = submit_program(tmp_path, "waits", site(nodes=1))
     followers = queue.chain(tmp_path, 2)
-    wait_for((tmp_path / "waiting").exists, "the ranks to start", limit_s=60)
+    wait_for((tmp_path / "waiting").exists, "the ranks to start", limit_s=STARTED_S)
     launched("status", tmp_path)
     shown = capsys.readouterr().out
     assert f"job {job}: RUNNING" in shown
@@ -102,7 +102,7 @@ def test_waiting_job_is_shown_attached_to_explained_and_cancelled_with_its_chain
     launched("explain", tmp_path)
     assert "it is still running" in capsys.readouterr().out
     command = slurm.attach_command(job, None)
-    beside = command[: command.index("--pty")] + ["ps", "-eo", "args"]
+    beside = [*command[: command.index("--pty")], "ps", "-eo", "args"]
     assert "waits.py" in subprocess.run(beside, capture_output=True, text=True, check=True).stdout
     launched("cancel", tmp_path)
     assert [wait_for_end(each).state for each in (job, *followers)] == ["CANCELLED"] * 3

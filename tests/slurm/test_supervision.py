@@ -16,6 +16,9 @@ from tests.support.jobs import site, submit_program, training_job
 from tests.support.slurm_cluster import slurm as slurm_output
 from tests.support.slurm_cluster import wait_for, wait_for_end
 
+STARTED_S = 180
+"""A busy machine starts Python slowly."""
+
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -81,14 +84,14 @@ def test_unfit_node_is_named_and_the_job_is_requeued_without_it(tmp_path, cluste
     cluster.command("exec", "node2", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path))
     try:
         job = submit_program(tmp_path, "meets", site(nodes=2, directives=["--nodelist=node[1-2]"]))
-        wait_for(lambda: slurm.job_state(job).restarts == 1, "the requeue", limit_s=60)
+        wait_for(lambda: slurm.job_state(job).restarts == 1, "the requeue", limit_s=STARTED_S)
     finally:
         cluster.command("exec", "node2", "umount", str(tmp_path))
 
     def is_without_the_node():
         return "ExcNodeList=node2 " in slurm_output("scontrol", "-o", "show", "job", job)
 
-    wait_for(is_without_the_node, "the node to be excluded", limit_s=10)
+    wait_for(is_without_the_node, "the node to be excluded", limit_s=STARTED_S)
     first = read_attempt_exit(list_attempts(tmp_path)[0])
     assert (first.cause, first.node, first.is_requeued) == (Cause.UNFIT, "node2", True)
     assert "preflight: node2 left no report" in (tmp_path / "job" / f"{job}.log").read_text()
@@ -99,7 +102,7 @@ def test_unfit_node_is_named_and_the_job_is_requeued_without_it(tmp_path, cluste
 
 def test_cancelled_job_stays_cancelled(tmp_path):
     job = submit_program(tmp_path, "waits", site())
-    wait_for((tmp_path / "waiting").exists, "the ranks to start", limit_s=60)
+    wait_for((tmp_path / "waiting").exists, "the ranks to start", limit_s=STARTED_S)
     assert queue.cancel(tmp_path) == [job]
     state = wait_for_end(job)
     assert (state.state, state.restarts) == ("CANCELLED", 0)
@@ -108,7 +111,7 @@ def test_cancelled_job_stays_cancelled(tmp_path):
 
 def test_job_cancelled_while_its_nodes_are_checked_stays_cancelled(tmp_path):
     job = submit_program(tmp_path, "waits", site())
-    wait_for(lambda: list_attempts(tmp_path), "the attempt to begin", limit_s=60)
+    wait_for(lambda: list_attempts(tmp_path), "the attempt to begin", limit_s=STARTED_S)
     queue.cancel(tmp_path)
     state = wait_for_end(job)
     assert (state.state, state.restarts) == ("CANCELLED", 0)
@@ -120,10 +123,10 @@ def test_preempted_job_stops_is_requeued_and_starts_again(tmp_path):
     high.mkdir()
     whole = {"gpus": 0, "processes": 1, "cpus": 2, "memory": None, "exclusive": True}
     job = submit_program(low, "waits", site(nodes=3, node=whole))
-    wait_for((low / "waiting").exists, "the ranks to start", limit_s=60)
+    wait_for((low / "waiting").exists, "the ranks to start", limit_s=STARTED_S)
     urgent = submit_program(high, "fails", site(nodes=3, node=whole, partition="high"))
     wait_for_end(urgent)
-    wait_for(lambda: len(list_attempts(low)) == 2, "the second attempt", limit_s=120)
+    wait_for(lambda: len(list_attempts(low)) == 2, "the second attempt", limit_s=STARTED_S)
     assert read_attempt_exit(list_attempts(low)[0]).cause is Cause.STOPPED
     assert slurm.job_state(job).restarts == 1
     queue.cancel(low)

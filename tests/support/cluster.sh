@@ -135,7 +135,7 @@ SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 ReturnToService=2
 # Short timers, so that node failures are noticed within a test's patience.
-SlurmdTimeout=10
+SlurmdTimeout=20
 SlurmctldTimeout=10
 KillWait=5
 InactiveLimit=0
@@ -184,14 +184,14 @@ start_munge() {
     [ -s "$RUN/munge/key" ] || (umask 077 && head -c 1024 /dev/urandom >"$RUN/munge/key")
     munged --force --socket="$RUN/munge/socket" --key-file="$RUN/munge/key" \
         --log-file="$RUN/munge/log" --pid-file="$RUN/munge/pid" --seed-file="$RUN/munge/seed"
-    wait_for 5 munged sh -c "munge -n -S $RUN/munge/socket | unmunge -S $RUN/munge/socket"
+    wait_for 30 munged sh -c "munge -n -S $RUN/munge/socket | unmunge -S $RUN/munge/socket"
     record munged "$(cat "$RUN/munge/pid")"
 }
 
 start_ctld() {
     slurmctld -D -f "$SLURM_CONF" >"$RUN/log/slurmctld.out" 2>&1 &
     record slurmctld $!
-    wait_for 10 slurmctld scontrol ping
+    wait_for 60 slurmctld scontrol ping
 }
 
 start_node() {
@@ -263,7 +263,7 @@ up() {
     if [ "$NET" = ns ]; then for ((k = 1; k <= NODES; k++)); do make_net "$k"; done; fi # slurmctld binds to the bridge
     start_ctld
     for ((k = 1; k <= NODES; k++)); do start_node "$k"; done
-    wait_for 20 "all $NODES nodes to be idle" bash -c "$all_idle" "$NODES"
+    wait_for 120 "all $NODES nodes to be idle" bash -c "$all_idle" "$NODES"
     say "up: $NODES nodes; export SLURM_CONF=$SLURM_CONF"
 }
 

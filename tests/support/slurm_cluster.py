@@ -66,7 +66,7 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Boot a node again."""
         self.command("start-node", node)
-        wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=30)
+        wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=90)
 
     def _is_idle(self, node: str) -> bool:
         shown = slurm("sinfo", "-h", "-n", node, "-p", "batch", "-o", "%t")
@@ -104,10 +104,10 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     cluster.run.mkdir()
     with Path("/tmp/longrlvr-slurm-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster.command("up")
         before = os.environ.get("SLURM_CONF")
         os.environ["SLURM_CONF"] = str(cluster.run / "slurm.conf")
         try:
+            cluster.command("up")
             yield cluster
         finally:
             cluster.command("down")
