@@ -102,7 +102,7 @@ def test_waiting_job_is_shown_attached_to_explained_and_cancelled_with_its_chain
     launched("explain", tmp_path)
     assert "it is still running" in capsys.readouterr().out
     command = slurm.attach_command(job, None)
-    beside = [*command[: command.index("--pty")], "ps", "-eo", "args"]
+    beside = [*command[: command.index("--pty")], "ps", "-ww", "-eo", "args"]
     assert "waits.py" in subprocess.run(beside, capture_output=True, text=True, check=True).stdout
     launched("cancel", tmp_path)
     assert [wait_for_end(each).state for each in (job, *followers)] == ["CANCELLED"] * 3
