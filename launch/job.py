@@ -107,7 +107,9 @@ def run_dir_of(config: TrainConfig) -> Path:
 
 
 def _load(request: JobRequest, size: _Size, extra: Sequence[str] = ()) -> TrainConfig:
-    config = load_config(request.recipe, [*request.overrides, *extra], TrainConfig)
+    given = Path(request.recipe)
+    name = str(given / "config.json") if given.is_dir() else request.recipe
+    config = load_config(name, [*request.overrides, *extra], TrainConfig)
     check_train_config(config, world_size=size.nodes * size.processes)
     absolute = str(run_dir_of(config))
     return config.model_copy(update={"run": config.run.model_copy(update={"dir": absolute})})

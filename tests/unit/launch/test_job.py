@@ -4,6 +4,7 @@ import pytest
 
 from launch.job import JobRequest, combinations, plan_job
 from launch.site import NodeSection, Site
+from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.errors import ConfigError
 
 SITE = Site(name="mine", nodes=2, node=NodeSection(gpus=0, processes=2))
@@ -26,6 +27,15 @@ def test_relative_run_directory_becomes_absolute(tmp_path, monkeypatch):
     job = plan("run.dir=runs/mine")
     assert job.base == tmp_path / "runs" / "mine"
     assert job.configs[0].run.dir == str(job.base)
+
+
+def test_directory_of_a_run_stands_for_its_recipe(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = plan(f"run.dir={run}", "trainer.steps=7").configs[0]
+    write_config(config, run / "config.json")
+    request = JobRequest(recipe=str(run), overrides=(), kind="evaluate")
+    assert plan_job(request, SITE).configs == (config,)
 
 
 def test_other_jobs_of_a_run_have_folders_of_their_own(tmp_path):
