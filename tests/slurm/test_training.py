@@ -120,7 +120,7 @@ def test_node_without_power_is_left_and_training_goes_on_elsewhere(tmp_path, clu
 def test_time_limit_saves_the_step_in_progress_and_the_job_is_requeued(tmp_path):
     base = tmp_path / "run"
     # Slurm counts limits in minutes and warns up to half a minute too early.
-    profile = site(time="00:01:30", warning_s=45)
+    profile = site(time="00:01:30", warning_s=45, stop_grace_s=25)
     job = submit_training(base, profile, trainer__steps=ENDLESS, trainer__save_every=50, **SMALL)
     wait_for_attempt(base, 2)
     first, second = list_attempts(base)[:2]
