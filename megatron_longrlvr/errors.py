@@ -24,3 +24,7 @@ class JudgeUnavailable(RuntimeError):  # noqa: N818 - read as "the judge is unav
 
     EXIT_CODE = 75
     """Of a command that ends with it: EX_TEMPFAIL of sysexits.h, try again later."""
+
+
+class RefitMismatch(RuntimeError):  # noqa: N818 - read as "the refit found a mismatch"
+    """The engine does not hold, or did not sample from, the weights it was given."""

@@ -20,6 +20,7 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     """
     layout = ParallelLayout.from_config(config.layout, world_size)
     _check_shares(config, layout)
+    _check_engine(config, layout)
     _check_algorithm(config)
     _check_optimizer(config)
     _check_evaluation(config)
@@ -37,6 +38,29 @@ def _check_shares(config: TrainConfig, layout: ParallelLayout) -> None:
         raise ConfigError(
             f"algorithm.updates_per_step={updates} does not divide the {prompts // layout.dp} "
             f"groups that each data-parallel rank has of rollout.prompts_per_step={prompts}"
+        )
+
+
+def _check_engine(config: TrainConfig, layout: ParallelLayout) -> None:
+    rollout = config.rollout
+    if rollout.engine == "megatron":
+        return
+    if rollout.top_p < 1 or rollout.top_k > 0:
+        raise ConfigError(
+            f"rollout.engine={rollout.engine} reports log-probabilities of the distribution that "
+            f"rollout.top_p={rollout.top_p} and rollout.top_k={rollout.top_k} leave, which the "
+            "learner does not train; set rollout.top_p=1 and rollout.top_k=0"
+        )
+    if layout.world_size % rollout.vllm.tensor_parallel:
+        raise ConfigError(
+            f"rollout.vllm.tensor_parallel={rollout.vllm.tensor_parallel} does not divide the "
+            f"{layout.world_size} processes of this run"
+        )
+    needed = config.data.max_prompt_tokens + rollout.max_response_tokens
+    if rollout.vllm.max_model_len is not None and rollout.vllm.max_model_len < needed:
+        raise ConfigError(
+            f"rollout.vllm.max_model_len={rollout.vllm.max_model_len} is below the {needed} tokens "
+            "of data.max_prompt_tokens and rollout.max_response_tokens"
         )
 
 

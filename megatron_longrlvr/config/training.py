@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from megatron_longrlvr.config.section import Section
+from megatron_longrlvr.config.vllm import VllmConfig
 
 
 class RunSection(Section):
@@ -23,8 +24,12 @@ class RunSection(Section):
 class RolloutConfig(Section):
     """How responses are sampled."""
 
-    engine: Literal["megatron"] = "megatron"
-    """``megatron`` decodes with a key/value cache on the learner's own weights."""
+    engine: Literal["megatron", "vllm_colocated"] = "megatron"
+    """``megatron`` decodes with a key/value cache on the learner's own weights;
+    ``vllm_colocated`` runs vLLM inside the training processes and hands it the new weights after
+    each step."""
+
+    vllm: VllmConfig = VllmConfig()
 
     prompts_per_step: int = Field(gt=0)
     """Over all data-parallel ranks."""

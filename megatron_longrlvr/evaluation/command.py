@@ -59,6 +59,7 @@ def evaluate_target(target: str, overrides: Sequence[str]) -> dict[str, float] |
             load_checkpoint(checkpoint.directory, learner)
             measured = str(checkpoint.directory)
         engine = build_engine(config, learner.policy, tokenizer)
+        engine.publish(learner.version)
         scorer = build_scorer(config.rewards, groups, run_dir=run_dir, say=_announcer(groups))
         evaluator = build_evaluator(config, groups, engine, tokenizer, scorer=scorer)
         assert evaluator is not None, "the recipe has an evaluation section"

@@ -134,6 +134,13 @@ TIMING_PUBLISH_S = "timing/publish_s"
 TIMING_STEP_S = "timing/step_s"
 TIMING_EVALUATE_S = "timing/evaluate_s"
 
+# Handing the new weights to an engine that has a copy of its own.
+REFIT_GB = "refit/gb"
+"""Bytes of all tensors, in units of 1e9."""
+
+REFIT_GB_PER_S = "refit/gb_per_s"
+REFIT_VERIFY_S = "refit/verify_s"
+
 # Highest use so far, of the fullest rank.
 MEMORY_HOST_PEAK_GIB = "memory/host_peak_gib"
 MEMORY_DEVICE_PEAK_GIB = "memory/device_peak_gib"

@@ -5,7 +5,7 @@ An engine knows prompts, samples and a policy version; it knows nothing of rewar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +45,10 @@ class RolloutEngine(Protocol):
 class WeightPublisher(Protocol):
     """Moves the learner's weights into the rollout engine."""
 
-    def publish(self, version: PolicyVersion) -> None:
-        """Return once the engine samples from these weights."""
+    def publish(self, version: PolicyVersion) -> Mapping[str, float]:
+        """Return once the engine samples from these weights, with what it took by metric name."""
         ...
+
+
+class OwnEngine(RolloutEngine, WeightPublisher, Protocol):
+    """An engine that the run has built and keeps at the learner's weights."""

@@ -13,7 +13,7 @@ one on its own prompts; those that have none left run a token whose result nobod
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -97,9 +97,10 @@ class MegatronEngine:
         inverse, self._rope_scaling = inverse_frequencies(policy.spec.rope, policy.spec.head_dim)
         self._inverse_frequencies = inverse.to(device())
 
-    def publish(self, version: PolicyVersion) -> None:
+    def publish(self, version: PolicyVersion) -> Mapping[str, float]:
         """Take note of the version; learner and engine share their weights."""
         self.version = version
+        return {}
 
     def generate(
         self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None

@@ -18,12 +18,17 @@ from torch import Tensor
 from megatron_longrlvr.rollout.engine import SamplingParams
 
 
+def sample_key(*, seed: int, step: int, prompt_id: str, sample_index: int) -> int:
+    """128 bits that seed the random numbers of one sample."""
+    name = f"{seed}/{step}/{prompt_id}/{sample_index}".encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
+
+
 def sample_uniforms(
     *, seed: int, step: int, prompt_id: str, sample_index: int, count: int
 ) -> NDArray[np.float64]:
     """[count] numbers in [0, 1) for the tokens of one sample."""
-    name = f"{seed}/{step}/{prompt_id}/{sample_index}".encode()
-    key = int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
+    key = sample_key(seed=seed, step=step, prompt_id=prompt_id, sample_index=sample_index)
     return np.random.Generator(np.random.Philox(key=key)).random(count)
 
 

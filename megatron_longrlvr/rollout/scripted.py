@@ -6,7 +6,7 @@ bad day can be shown to the rest of the system.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
@@ -43,9 +43,10 @@ class ScriptedEngine:
         self._tokenizer = tokenizer
         self.version = PolicyVersion(0)
 
-    def publish(self, version: PolicyVersion) -> None:
+    def publish(self, version: PolicyVersion) -> Mapping[str, float]:
         """Label the samples that follow with this version."""
         self.version = version
+        return {}
 
     def generate(
         self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None

@@ -11,7 +11,7 @@ from megatron_longrlvr.checkpoint.manifest import latest
 from megatron_longrlvr.checkpoint.store import load_checkpoint
 from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.config.schema import TrainConfig
-from megatron_longrlvr.config.training import AlgorithmConfig
+from megatron_longrlvr.config.training import AlgorithmConfig, RolloutConfig
 from megatron_longrlvr.data.build import build_prompt_source
 from megatron_longrlvr.data.sources import PromptSource
 from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
@@ -29,8 +29,9 @@ from megatron_longrlvr.parallel.collectives import (
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
-from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.engine import OwnEngine, SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
+from megatron_longrlvr.rollout.vllm_library import EngineShape, start_llm
 from megatron_longrlvr.trainer.collect import Collector, DataShare
 from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
@@ -205,30 +206,71 @@ def build_learner(config: TrainConfig, groups: ProcessGroups) -> Learner:
     return Learner(policy, settings, reference=reference)
 
 
-def build_engine(config: TrainConfig, policy: Policy, tokenizer: Tokenizer) -> MegatronEngine:
-    """The engine that ``rollout.engine`` names.
+def build_engine(config: TrainConfig, policy: Policy, tokenizer: Tokenizer) -> OwnEngine:
+    """The engine that ``rollout.engine`` names; without weights until it is published to.
 
     Raises:
-        ConfigError: A stop string is not one token.
+        ConfigError: A stop string is not one token, or the engine is not installed.
     """
-    stop_ids = set(tokenizer.stop_ids)
-    for text in config.rollout.stop:
-        token_ids = tokenizer.encode(text)
-        if len(token_ids) != 1:
-            raise ConfigError(f"rollout.stop: {text!r} is {len(token_ids)} tokens, must be one")
-        stop_ids.update(token_ids)
+    stop_ids = _stop_ids(config.rollout, tokenizer)
+    if config.rollout.engine == "vllm_colocated":
+        return _build_vllm_engine(config, policy, tokenizer, stop_ids)
     return MegatronEngine(
         policy,
         tokenizer,
         max_concurrent_samples=config.rollout.max_concurrent_samples,
-        stop_ids=frozenset(stop_ids),
+        stop_ids=stop_ids,
+    )
+
+
+def _stop_ids(rollout: RolloutConfig, tokenizer: Tokenizer) -> frozenset[int]:
+    stop_ids = set(tokenizer.stop_ids)
+    for text in rollout.stop:
+        token_ids = tokenizer.encode(text)
+        if len(token_ids) != 1:
+            raise ConfigError(f"rollout.stop: {text!r} is {len(token_ids)} tokens, must be one")
+        stop_ids.update(token_ids)
+    return frozenset(stop_ids)
+
+
+def _build_vllm_engine(
+    config: TrainConfig, policy: Policy, tokenizer: Tokenizer, stop_ids: frozenset[int]
+) -> OwnEngine:
+    rollout, vllm = config.rollout, config.rollout.vllm
+    longest = config.data.max_prompt_tokens + rollout.max_response_tokens
+    shape = EngineShape(
+        model_folder=model_folder(config.model.path),
+        dtype=config.model.dtype,
+        head_dim=policy.spec.head_dim,
+        max_model_len=vllm.max_model_len or longest,
+        max_concurrent_samples=rollout.max_concurrent_samples,
+        rank=policy.groups.rank,
+    )
+    llm = start_llm(shape, vllm)
+    # Imports vLLM, which is known to be there by now.
+    from megatron_longrlvr.refit.publisher import ProcessPublisher, RefitSettings
+    from megatron_longrlvr.rollout.vllm_colocated import VllmColocatedEngine
+
+    settings = RefitSettings(
+        bucket_bytes=vllm.bucket_mib * 2**20,
+        verify_every=vllm.verify_every,
+        verify_columns=vllm.verify_columns,
+    )
+    return VllmColocatedEngine(
+        llm,
+        ProcessPublisher(policy, llm, settings),
+        tokenizer,
+        policy.groups,
+        stop_ids=stop_ids,
+        tensor_parallel=vllm.tensor_parallel,
+        sleep_level=vllm.sleep_level,
     )
 
 
 def build_evaluator(
     config: TrainConfig,
     groups: ProcessGroups,
-    engine: MegatronEngine,
+    engine: OwnEngine,
     tokenizer: Tokenizer,
     *,
     scorer: RewardScorer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_longrlvr.algorithms.assign import assign_advantages
@@ -42,6 +42,9 @@ class StepOutcome:
     updates: Sequence[UpdateStats]
     """One per optimizer step; empty when no group taught anything."""
 
+    refit: Mapping[str, float]
+    """What publishing took, by metric name; empty where the engine has no weights of its own."""
+
     stopwatch: Stopwatch
 
 
@@ -69,14 +72,16 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
         # Counts are global, so all ranks leave out the same batches.
         useful = [batch for batch in packed if batch.num_global_samples > 0]
         updates = _learn(parts, useful, stopwatch)
+        refit: Mapping[str, float] = {}
         if updates:
             with stopwatch.time("publish"):
-                parts.publisher.publish(updates[-1].version)
+                refit = parts.publisher.publish(updates[-1].version)
     return StepOutcome(
         collected=collected,
         advantages=advantages,
         packed=useful,
         updates=updates,
+        refit=refit,
         stopwatch=stopwatch,
     )
 

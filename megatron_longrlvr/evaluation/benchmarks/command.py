@@ -122,6 +122,8 @@ def _ask(
     settings = {"policy": measured, **run.model_dump(mode="json")}
     done = broadcast_object(outputs.open(settings) if groups.rank == 0 else None, groups.world)
     writer = PromptWriter(config=run, tokenizer=tokenizer)
+    engine = build_engine(config, learner.policy, tokenizer)
+    engine.publish(learner.version)
     questions = read_questions(run, writer, done=done)
     console = Console(stderr=True, quiet=groups.rank > 0)
     console.print(f"{len(questions)} questions to ask, {len(done)} done before")
@@ -131,7 +133,7 @@ def _ask(
             questions,
             config=run,
             writer=writer,
-            engine=build_engine(config, learner.policy, tokenizer),
+            engine=engine,
             outputs=outputs if groups.rank == 0 else None,
             on_progress=lambda num_asked: progress.advance(bar, num_asked),
         )

@@ -1,0 +1,196 @@
+"""The learner's end of a refit within one process: gather, hand over, reset, verify.
+
+What is compared after an update are checksums of columns of every tensor, taken on the learner's
+side while it is handed over and on the engine's side from what it computes with afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from megatron_longrlvr.errors import RefitMismatch
+from megatron_longrlvr.model.hf_export import export_hf
+from megatron_longrlvr.model.policy import Policy
+from megatron_longrlvr.observability import names
+from megatron_longrlvr.refit.checksum import checksum, sample_columns
+from megatron_longrlvr.refit.readback import Holding, holdings
+from megatron_longrlvr.stages import PolicyVersion
+
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+_GIGA = 1e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefitSettings:
+    """How weights are handed over."""
+
+    bucket_bytes: int
+    verify_every: int
+    """Updates per verified one, the first included; 0 verifies none."""
+
+    verify_columns: int | None
+    """Columns per tensor; None for all of them."""
+
+
+@dataclass(kw_only=True)
+class _Update:
+    """One update on its way."""
+
+    version: PolicyVersion
+    is_verified: bool
+    num_bytes: int = 0
+    num_tensors: int = 0
+    marks: dict[str, int] = field(default_factory=dict)
+    """Checksum of the sampled columns by the name under which the engine holds them."""
+
+
+class ProcessPublisher:
+    """Hands the weights of a policy to the vLLM engine of the same process."""
+
+    def __init__(self, policy: Policy, llm: Any, settings: RefitSettings) -> None:  # noqa: ANN401
+        self.policy = policy
+        self.llm = llm
+        self.settings = settings
+        self.num_updates = 0
+        llm.init_weight_transfer_engine({"init_info": {}})
+        self.holdings: dict[str, Holding] = {
+            holding.hf_name: holding for holding in holdings(engine_model(llm))
+        }
+
+    def publish(self, version: PolicyVersion) -> Mapping[str, float]:
+        """Give the engine the policy's present weights; every rank calls this alike.
+
+        Returns:
+            Size and speed by metric name.
+
+        Raises:
+            RefitMismatch: The engine does not hold what was sent, or kept its prefix cache.
+        """
+        every = self.settings.verify_every
+        update = _Update(version=version, is_verified=every > 0 and self.num_updates % every == 0)
+        start = time.perf_counter()
+        self._send(update)
+        self._reset_prefix_cache(version)
+        sent = time.perf_counter()
+        if update.is_verified:
+            self._compare(update)
+        self.num_updates += 1
+        seconds = sent - start
+        return {
+            names.REFIT_GB: update.num_bytes / _GIGA,
+            names.REFIT_GB_PER_S: update.num_bytes / _GIGA / seconds,
+            names.REFIT_VERIFY_S: time.perf_counter() - sent,
+        }
+
+    def _send(self, update: _Update) -> None:
+        self.llm.start_weight_update()
+        for bucket in self._buckets(update):
+            checksums = None
+            if update.is_verified:
+                checksums = {name: checksum(tensor) for name, tensor in bucket.items()}
+            self._hand_over(bucket, checksums)
+        self.llm.finish_weight_update(str(update.version))
+
+    def _hand_over(self, bucket: Mapping[str, Tensor], checksums: Mapping[str, int] | None) -> None:
+        info = {
+            "names": list(bucket),
+            "tensors": list(bucket.values()),
+            "checksums": checksums,
+        }
+        self.llm.update_weights({"update_info": info})
+
+    def _buckets(self, update: _Update) -> Iterator[dict[str, Tensor]]:
+        bucket: dict[str, Tensor] = {}
+        num_bytes = 0
+        for name, tensor in export_hf(self.policy, bucket_bytes=self.settings.bucket_bytes):
+            if update.is_verified:
+                self._mark(update, name, tensor)
+            if bucket and num_bytes + tensor.nbytes > self.settings.bucket_bytes:
+                yield bucket
+                bucket, num_bytes = {}, 0
+            bucket[name] = tensor
+            num_bytes += tensor.nbytes
+            update.num_bytes += tensor.nbytes
+            update.num_tensors += 1
+        if bucket:
+            yield bucket
+
+    def _mark(self, update: _Update, name: str, tensor: Tensor) -> None:
+        held = [name]
+        if name == _EMBEDDING and self.policy.spec.tie_word_embeddings:
+            held.append(_OUTPUT)
+        for engine_name in held:
+            holding = self.holdings.get(engine_name)
+            if holding is not None:
+                part = tensor[holding.rows]
+                if holding.columns is not None:
+                    part = part[:, self._columns(holding, update.version)]
+                update.marks[engine_name] = checksum(part)
+
+    def _columns(self, holding: Holding, version: PolicyVersion) -> list[int]:
+        assert holding.columns is not None, "one dim has no columns"
+        width = holding.columns.stop - holding.columns.start
+        count = self.settings.verify_columns
+        chosen = sample_columns(holding.hf_name, width, count=count, version=version)
+        return [holding.columns.start + column for column in chosen]
+
+    def _compare(self, update: _Update) -> None:
+        differing = [
+            name for name, mark in update.marks.items() if self._read_mark(name, update) != mark
+        ]
+        if differing:
+            raise RefitMismatch(_explain(differing, update))
+
+    def _read_mark(self, name: str, update: _Update) -> int:
+        holding = self.holdings[name]
+        columns = [] if holding.columns is None else self._columns(holding, update.version)
+        return checksum(holding.read(columns).to(self.policy.dtype))
+
+    def _reset_prefix_cache(self, version: PolicyVersion) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise RefitMismatch(
+                f"the engine refused to reset its prefix cache for version {version}: "
+                "requests are still running"
+            )
+        num_blocks = num_cached_blocks(self.llm)
+        if num_blocks:
+            raise RefitMismatch(
+                f"the reset of the prefix cache was skipped: {num_blocks} blocks computed with "
+                f"older weights are left at version {version}"
+            )
+
+
+def engine_model(llm: Any) -> Any:  # noqa: ANN401 - untyped vllm
+    """The model that the engine of this process computes with."""
+    worker = llm.llm_engine.model_executor.driver_worker.worker
+    return worker.model_runner.model
+
+
+def num_cached_blocks(llm: Any) -> int:  # noqa: ANN401 - untyped vllm
+    """Blocks that a later prompt could find in the prefix cache."""
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    return len(scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block)
+
+
+def _explain(differing: list[str], update: _Update) -> str:
+    version, total = update.version, len(update.marks)
+    if differing == [_OUTPUT]:
+        return (
+            f"the engine computes with a stale output layer after the update to version {version}: "
+            f"{_OUTPUT} differs from what was sent and every other of {total} tensors agrees"
+        )
+    shown = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
+    if len(differing) == total:
+        return (
+            f"the engine computes with other weights than version {version}: "
+            f"all {total} tensors differ from what was sent"
+        )
+    return (
+        f"the engine does not hold version {version}: {len(differing)} of {total} tensors differ "
+        f"from what was sent ({shown})"
+    )
