@@ -26,5 +26,9 @@ class JudgeUnavailable(RuntimeError):  # noqa: N818 - read as "the judge is unav
     """Of a command that ends with it: EX_TEMPFAIL of sysexits.h, try again later."""
 
 
+class PolicyMismatch(RuntimeError):  # noqa: N818 - read as "the policies mismatch"
+    """Engine and learner disagree about sampled tokens by more than the recipe allows."""
+
+
 class RefitMismatch(RuntimeError):  # noqa: N818 - read as "the refit found a mismatch"
     """The engine does not hold, or did not sample from, the weights it was given."""

@@ -6,6 +6,7 @@ or together with the number of ranks. Nothing is changed, and neither model, dat
 
 from __future__ import annotations
 
+from megatron_longrlvr.config.mismatch import MismatchConfig
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.task import DataSource, FileDataConfig
 from megatron_longrlvr.errors import ConfigError
@@ -80,6 +81,11 @@ def _check_algorithm(config: TrainConfig) -> None:
             "algorithm.kl.place=reward, or use k2 or k3"
         )
     if algorithm.proximal == "behavior":
+        if algorithm.mismatch != MismatchConfig():
+            raise ConfigError(
+                "algorithm.mismatch compares with the learner's own log-probabilities, which "
+                "algorithm.proximal=behavior does not compute; set algorithm.proximal=recompute"
+            )
         _check_behavior_is_proximal(config)
 
 

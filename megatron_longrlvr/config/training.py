@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from megatron_longrlvr.config.mismatch import MismatchConfig
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.config.vllm import VllmConfig
 
@@ -94,6 +95,7 @@ class AlgorithmConfig(Section):
     """Log-probabilities the ratio is taken against: recomputed by the learner before its first
     update, or those that the engine reported while sampling (exact with ``megatron``)."""
 
+    mismatch: MismatchConfig = MismatchConfig()
     entropy_coefficient: float = Field(default=0.0, ge=0)
     kl: KlConfig = KlConfig()
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()

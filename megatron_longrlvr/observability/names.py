@@ -134,6 +134,15 @@ TIMING_PUBLISH_S = "timing/publish_s"
 TIMING_STEP_S = "timing/step_s"
 TIMING_EVALUATE_S = "timing/evaluate_s"
 
+# Learner minus engine log-probability of response tokens, before the step's first update (nats).
+MISMATCH_GAP_MEAN = "mismatch/gap_mean"
+MISMATCH_GAP_ABS_MEAN = "mismatch/gap_abs_mean"
+MISMATCH_GAP_MAX = "mismatch/gap_max"
+"""Largest absolute gap of the step."""
+
+MISMATCH_KL = "mismatch/kl"
+"""k3 estimate of KL(engine || learner)."""
+
 # Handing the new weights to an engine that has a copy of its own.
 REFIT_GB = "refit/gb"
 """Bytes of all tensors, in units of 1e9."""
@@ -149,6 +158,21 @@ MEMORY_DEVICE_PEAK_GIB = "memory/device_peak_gib"
 def judge_failed_by(reason: str) -> str:
     """Name of the number of answers without verdict for one reason."""
     return f"{JUDGE_FAILED_PREFIX}{reason}"
+
+
+def mismatch_above_frac(threshold: float) -> str:
+    """Name of the share of tokens whose absolute gap is above a threshold (nats)."""
+    return f"mismatch/above_{threshold:g}_frac"
+
+
+def mismatch_decile(decile: int) -> str:
+    """Name of the mean absolute gap in a tenth of the responses, from 0."""
+    return f"mismatch/decile_{decile}_abs_mean"
+
+
+def mismatch_prompt(lowest: int) -> str:
+    """Name of the mean absolute gap behind prompts from ``lowest`` tokens to the next bound."""
+    return f"mismatch/prompt_from_{lowest}_abs_mean"
 
 
 def parse_outcome_frac(outcome: str) -> str:

@@ -114,7 +114,7 @@ def _copies_of(
         size = tensor.shape[dim]
         bounds = [min(rank * tensor.part_size, size) for rank in range(layout.tp + 1)]
         split, parts = dim, list(zip(range(layout.tp), bounds, bounds[1:], strict=False))
-    other_numel = math.prod(tensor.shape) // tensor.shape[dim or 0]
+    other_numel = math.prod(tensor.shape) // tensor.shape[split or 0]
     return [
         Copy(
             source_rank=_holder(tensor, layout, target, tp_rank),

@@ -36,6 +36,7 @@ from megatron_longrlvr.trainer.collect import Collector, DataShare
 from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
+from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
 from megatron_longrlvr.trainer.step import StepParts
 
@@ -130,6 +131,7 @@ def assemble(
             max_response_tokens=config.rollout.max_response_tokens,
             peers=data_parallel_peers(groups),
             cost=training_cost(learner.policy.spec, config.algorithm),
+            guard=MismatchGuard(algorithm=config.algorithm, groups=groups),
         ),
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,

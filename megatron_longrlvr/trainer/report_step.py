@@ -41,6 +41,7 @@ def step_metrics(
         **timing,
         **update_metrics(_mean_over_updates(outcome.updates)),
         **_workload_metrics(outcome, groups, workload, timing),
+        **outcome.gap,
         **outcome.refit,
         names.UPDATE_SKIPPED: float(not outcome.updates),
         names.ROLLOUT_ROUNDS: float(outcome.collected.rounds),

@@ -13,6 +13,7 @@ from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.rollout.engine import WeightPublisher
 from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, UpdateStats
 from megatron_longrlvr.trainer.collect import Collected, Collector
+from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
 
 
@@ -29,6 +30,8 @@ class StepParts:
     cost: GroupCost
     """Work of training on a group, to even it out over the ranks."""
 
+    guard: MismatchGuard
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
@@ -41,6 +44,9 @@ class StepOutcome:
 
     updates: Sequence[UpdateStats]
     """One per optimizer step; empty when no group taught anything."""
+
+    gap: Mapping[str, float]
+    """Between engine and learner, by metric name; empty where the learner takes its word."""
 
     refit: Mapping[str, float]
     """What publishing took, by metric name; empty where the engine has no weights of its own."""
@@ -57,6 +63,8 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
     Raises:
         JudgeUnavailable: Too many answers have no verdict; no weight has changed.
         NonFiniteUpdate: An update would have been NaN or infinite; no weight has changed by it.
+        PolicyMismatch: Engine and learner are further apart than the recipe allows.
+        RefitMismatch: The engine does not hold the weights it was given.
     """
     stopwatch = Stopwatch()
     with stopwatch.time("step"):
@@ -71,7 +79,7 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
         )
         # Counts are global, so all ranks leave out the same batches.
         useful = [batch for batch in packed if batch.num_global_samples > 0]
-        updates = _learn(parts, useful, stopwatch)
+        updates, gap = _learn(parts, useful, stopwatch)
         refit: Mapping[str, float] = {}
         if updates:
             with stopwatch.time("publish"):
@@ -81,6 +89,7 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
         advantages=advantages,
         packed=useful,
         updates=updates,
+        gap=gap,
         refit=refit,
         stopwatch=stopwatch,
     )
@@ -88,9 +97,10 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
 
 def _learn(
     parts: StepParts, packed: Sequence[PackedBatch], stopwatch: Stopwatch
-) -> list[UpdateStats]:
+) -> tuple[list[UpdateStats], Mapping[str, float]]:
     with stopwatch.time("logprobs"):
         # Before the first update: the proximal policy is the one that starts the step.
         batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in packed]
+        corrected, gap = parts.guard.inspect(batches)
     with stopwatch.time("update"):
-        return [parts.learner.update(batch, parts.algorithm) for batch in batches]
+        return [parts.learner.update(batch, parts.algorithm) for batch in corrected], gap

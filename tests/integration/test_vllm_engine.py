@@ -1,0 +1,310 @@
+"""vLLM samples from the learner's weights, and says so when it does not.
+
+Promise: log-probabilities that vLLM reports are the learner's, before and after an update, at
+temperature 1 and 0.7, also where the output layer is tied to the embedding; a sample's random
+numbers are its own; every way in which a refit can go wrong that is tried here stops with its
+cause in the message. Engines are real and each has a process to itself.
+"""
+
+import pytest
+import torch
+
+from megatron_longrlvr.config.load import RECIPES
+from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary, write_toy_tokenizer
+from megatron_longrlvr.errors import ConfigError, RefitMismatch
+from megatron_longrlvr.model.weight_map import hf_shapes
+from megatron_longrlvr.observability.metric_log import read_metric_log
+from megatron_longrlvr.observability.samples import list_samples, read_samples
+from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.stages import FinishReason, PromptBatch
+from megatron_longrlvr.trainer.session import run_training
+from tests.support.spawn import run_distributed
+from tests.support.tiny_models import save_tiny_model
+from tests.support.vllm_runs import (
+    as_micro_batch,
+    needs_vllm,
+    perturb,
+    random_prompts,
+    start_engine,
+    vllm_config,
+)
+from tests.support.wide_heads import write_wide_toy
+
+pytestmark = needs_vllm
+
+# fp32 on both sides, other kernels and other orders of summation.
+AGREEMENT_ATOL = 1e-3
+VOCAB_SIZE = len(toy_vocabulary())
+LENGTHS = [70, 3, 41, 100]
+GROUP_SIZE = 6
+TIMEOUT_S = 400.0
+# Models whose weights vLLM holds differently.
+MODELS = {
+    "tied": {"family": "llama", "tie": True, "head_dim": 32},
+    "biases-tied": {"family": "qwen2", "tie": True, "hidden_size": 64, "num_attention_heads": 2},
+    "head-norms": {"family": "qwen3", "head_dim": 32},
+}
+
+
+def random_folder(folder, name):
+    settings = {"vocab_size": VOCAB_SIZE, "num_key_value_heads": 1, "num_layers": 2}
+    save_tiny_model(folder, **{**settings, **MODELS[name]})
+    write_toy_tokenizer(folder)
+    return folder
+
+
+def sampling(temperature, *, tokens=24):
+    return SamplingParams(max_response_tokens=tokens, temperature=temperature, seed=5)
+
+
+def generate(engine, temperature=1.0, *, lengths=LENGTHS, tokens=24):
+    prompts = random_prompts(lengths, vocab_size=VOCAB_SIZE)
+    batch = PromptBatch(step=3, prompts=prompts, group_size=GROUP_SIZE)
+    return engine.generate(batch, sampling(temperature, tokens=tokens)).samples
+
+
+def gap(policy, samples, temperature):
+    """Largest difference of log-probabilities, and over how many tokens."""
+    learned = policy.logprobs([as_micro_batch(one) for one in samples], temperature=temperature)
+    worst, count = 0.0, 0
+    for sample, logprobs in zip(samples, learned, strict=True):
+        own = logprobs[len(sample.prompt.token_ids) :]
+        worst = max(worst, float((own - torch.tensor(sample.behavior_logprobs)).abs().max()))
+        count += len(own)
+    return worst, count
+
+
+def written(samples):
+    return [(one.prompt.prompt_id, one.sample_index, one.token_ids) for one in samples]
+
+
+def message_of(function, *args):
+    try:
+        function(*args)
+    except RefitMismatch as error:
+        return str(error)
+    return "no error"
+
+
+def agreement_before_and_after(policy, engine):
+    """Gaps at both temperatures before and after an update, and of old samples to new weights."""
+    gaps = {}
+    for version in (0, 1):
+        if version:
+            perturb(policy, seed=version)
+        engine.publish(version)
+        for temperature in (1.0, 0.7):
+            samples = generate(engine, temperature)
+            gaps[version, temperature] = gap(policy, samples, temperature)
+    perturb(policy, seed=2)
+    gaps["stale"] = gap(policy, samples, temperature)
+    return gaps
+
+
+def check_toy(rank, world_size, folder):  # noqa: ARG001
+    policy, engine = start_engine(folder, verify_columns=1000)
+    found = {"gaps": agreement_before_and_after(policy, engine)}
+    engine.publish(2)
+    together = generate(engine)
+    alone = [generate(engine, lengths=LENGTHS[:1])][0]
+    found["together"], found["alone"] = written(together), written(alone)
+    found["again"] = written(generate(engine))
+    found["stop_ids"] = sorted(engine.stop_ids)
+    found["ends"] = [(one.finish_reason, one.token_ids) for one in together]
+    found["versions"] = {one.policy_version for one in together}
+    found["greedy"] = written(generate(engine, 0.0))
+    return {**found, "faults": inject_faults(policy, engine)}
+
+
+def inject_faults(policy, engine):
+    """What the engine says when something goes wrong on vLLM's side, by what it is."""
+    llm, said = engine.llm, {}
+    generate(engine)  # fills the prefix cache
+    llm.reset_prefix_cache = lambda: True
+    said["skipped cache reset"] = message_of(engine.publish, 3)
+    llm.reset_prefix_cache = lambda: False
+    said["refused cache reset"] = message_of(engine.publish, 3)
+    del llm.reset_prefix_cache
+    engine.publish(3)
+    llm.update_weight_version("2")
+    said["wrong version"] = message_of(generate, engine)
+    engine.publish(4)
+    perturb(policy, seed=4)
+    llm.update_weights = lambda request: None  # noqa: ARG005 - vLLM's own name
+    said["stale weights"] = message_of(engine.publish, 5)
+    del llm.update_weights
+    said["recovered"] = message_of(engine.publish, 6)
+    original = llm.update_weights
+
+    def corrupt(request):
+        tensor = request["update_info"]["tensors"][3]
+        tensor.view(-1)[7] += 1e-3
+        original(request)
+
+    llm.update_weights = corrupt
+    said["corrupted bucket"] = message_of(engine.publish, 7)
+    return said
+
+
+def check_random(rank, world_size, folder, is_tied):  # noqa: ARG001
+    policy, engine = start_engine(folder, verify_columns=1000)
+    found = {"gaps": agreement_before_and_after(policy, engine)}
+    found["metrics"] = engine.publish(2)
+    found["held"] = set(engine.publisher.holdings)
+    found["sent"] = set(hf_shapes(policy.spec)) | {"lm_head.weight"}
+    if is_tied:
+        found["stale head"] = stale_head(policy, engine)
+    return found
+
+
+def stale_head(policy, engine):
+    """What is said when the output layer stays packed from the weights before."""
+    from megatron_longrlvr.refit.publisher import engine_model
+
+    llm, head = engine.llm, engine_model(engine.llm).lm_head
+    original, packed = llm.finish_weight_update, head.cpu_linear
+
+    def finish(version):
+        original(version)
+        head.cpu_linear = packed
+
+    perturb(policy, seed=9)
+    llm.finish_weight_update = finish
+    return message_of(engine.publish, 3)
+
+
+def refuse(rank, world_size, folder, vllm):  # noqa: ARG001
+    try:
+        start_engine(folder, **vllm)
+    except ConfigError as error:
+        return str(error)
+    return "no error"
+
+
+def train(rank, world_size, config):  # noqa: ARG001
+    return run_training(config)
+
+
+@pytest.fixture(scope="module")
+def wide_toy(tmp_path_factory):
+    return write_wide_toy(tmp_path_factory.mktemp("models") / "wide_toy")
+
+
+@pytest.fixture(scope="module")
+def toy(wide_toy):
+    return run_distributed(check_toy, 1, wide_toy, timeout_s=TIMEOUT_S)[0]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def other(request, tmp_path_factory):
+    folder = random_folder(tmp_path_factory.mktemp("models") / request.param, request.param)
+    is_tied = MODELS[request.param].get("tie", False)
+    (found,) = run_distributed(check_random, 1, folder, is_tied, timeout_s=TIMEOUT_S)
+    return {**found, "is_tied": is_tied}
+
+
+def assert_agreement(gaps):
+    for version in (0, 1):
+        for temperature in (1.0, 0.7):
+            worst, count = gaps[version, temperature]
+            assert worst < AGREEMENT_ATOL
+            assert count > 0
+    worst, _ = gaps["stale"]
+    assert worst > 10 * AGREEMENT_ATOL
+
+
+def test_engine_and_learner_agree_before_and_after_an_update(toy):
+    assert_agreement(toy["gaps"])
+    assert sum(count for _, count in list(toy["gaps"].values())[:4]) >= 400
+
+
+def test_other_models_agree_before_and_after_an_update(other):
+    assert_agreement(other["gaps"])
+    assert sum(count for _, count in list(other["gaps"].values())[:4]) >= 400
+
+
+def test_samples_do_not_depend_on_what_is_decoded_beside_them(toy):
+    assert toy["alone"] == toy["together"][:GROUP_SIZE]
+    assert toy["again"] == toy["together"]
+    assert len({token_ids for *_, token_ids in toy["alone"]}) > 1
+
+
+def test_greedy_samples_of_a_group_are_the_same(toy):
+    by_prompt = {}
+    for prompt_id, _, token_ids in toy["greedy"]:
+        by_prompt.setdefault(prompt_id, set()).add(token_ids)
+    assert [len(group) for group in by_prompt.values()] == [1] * len(LENGTHS)
+
+
+def test_samples_end_as_they_say_and_carry_the_version(toy):
+    (stop_id,) = toy["stop_ids"]
+    for reason, token_ids in toy["ends"]:
+        assert stop_id not in token_ids[:-1]
+        assert (token_ids[-1] == stop_id) == (reason is FinishReason.STOP)
+    assert {reason for reason, _ in toy["ends"]} >= {FinishReason.STOP}
+    assert toy["versions"] == {2}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("skipped cache reset", "the reset of the prefix cache was skipped"),
+        ("refused cache reset", "refused to reset its prefix cache for version 3"),
+        ("wrong version", "holds weights of version 2, expected 3"),
+        ("stale weights", "computes with other weights than version 5"),
+        ("recovered", "no error"),
+        ("corrupted bucket", "corrupted on its way to the engine: model.layers.0."),
+    ],
+)
+def test_refit_that_goes_wrong_stops_with_its_cause(toy, fault, message):
+    assert message in toy["faults"][fault]
+
+
+def test_stale_tied_output_layer_is_named(other):
+    if other["is_tied"]:
+        assert "stale output layer after the update to version 3" in other["stale head"]
+
+
+def test_every_tensor_of_the_engine_can_be_read_back(other):
+    assert other["held"] == other["sent"]
+
+
+@pytest.mark.parametrize(
+    ("vllm", "message"),
+    [
+        pytest.param({}, "cannot run heads of 8 dims on CPU", id="narrow-heads"),
+        pytest.param({"chunked_prefill": True}, "chunked_prefill=true needs", id="chunked"),
+    ],
+)
+def test_what_vllm_cannot_do_on_cpu_is_refused(wide_toy, vllm, message):
+    folder = wide_toy if vllm else RECIPES / "toy_start"
+    (said,) = run_distributed(refuse, 1, folder, vllm, timeout_s=TIMEOUT_S)
+    assert message in said
+
+
+def test_training_run_whose_engines_are_cut_otherwise_than_its_learners(wide_toy, tmp_path):
+    """Two data-parallel learners and one engine over both ranks, against one of each."""
+    runs = {}
+    for num_ranks in (1, 2):
+        config = vllm_config(
+            wide_toy,
+            tmp_path / str(num_ranks),
+            trainer__steps=2,
+            trainer__eval_every=0,
+            trainer__save_every=0,
+            vllm={"tensor_parallel": num_ranks},
+        )
+        assert run_distributed(train, num_ranks, config, timeout_s=TIMEOUT_S) == [0] * num_ranks
+        runs[num_ranks] = tmp_path / str(num_ranks)
+    first = {
+        num_ranks: sorted(
+            (record.prompt_id, record.sample_index, record.response_text)
+            for record in read_samples(list_samples(run_dir)[0])
+        )
+        for num_ranks, run_dir in runs.items()
+    }
+    assert first[1] == first[2]
+    records = [one for one in read_metric_log(runs[2] / "metrics.jsonl") if one.kind == "train"]
+    num_weights = 218_560  # as counted by the shapes of the wide toy
+    assert records[-1].metrics["refit/gb"] == pytest.approx(4 * num_weights / 1e9)
+    assert records[-1].metrics["update/behavior_proximal_kl"] < AGREEMENT_ATOL**2

@@ -1,0 +1,82 @@
+"""vLLM engines inside the ranks of a test; importable without vLLM."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.data.tokenizer import load_tokenizer
+from megatron_longrlvr.model.policy import Policy
+from megatron_longrlvr.stages import MicroBatch, Prompt, Sample, Segment
+from tests.support.learners import start_policy
+from tests.support.runs import toy_config
+
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None,
+    reason="vLLM is not installed: bash launch/setup.sh --tests --vllm",
+)
+# Longest prompt and response of the tests; a block of the prefix cache is vLLM's shortest.
+VLLM = {"kv_cache_gib": 0.05, "block_tokens": 32, "max_model_len": 160, "verify_every": 1}
+
+
+def vllm_config(folder: Path, run_dir: Path, **changes: Any) -> TrainConfig:
+    settings = {
+        "model__path": str(folder),
+        "rollout__engine": "vllm_colocated",
+        "rollout__vllm": {**VLLM, **changes.pop("vllm", {})},
+    }
+    return toy_config(run_dir, **{**settings, **changes})
+
+
+def start_engine(folder: Path, world_size: int = 1, **vllm: Any) -> tuple[Policy, Any]:
+    """A policy and the engine of this rank; the engine has not been published to."""
+    from megatron_longrlvr.trainer.assembly import build_engine
+
+    policy = start_policy(folder, {}, world_size)
+    config = vllm_config(folder, Path("unused"), vllm=vllm)
+    return policy, build_engine(config, policy, load_tokenizer(folder))
+
+
+def random_prompts(lengths: list[int], *, vocab_size: int) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        Prompt(
+            prompt_id=f"p{place}",
+            text="",
+            token_ids=torch.randint(5, vocab_size, (length,), generator=generator).tolist(),
+            question="",
+            chunks=(),
+            evidence_chunk_ids=frozenset({0}),
+            reference_answers=("x",),
+        )
+        for place, length in enumerate(lengths)
+    ]
+
+
+def as_micro_batch(sample: Sample) -> MicroBatch:
+    token_ids = torch.tensor([*sample.prompt.token_ids, *sample.token_ids])
+    zeros = torch.zeros(len(token_ids))
+    return MicroBatch(
+        token_ids=token_ids,
+        segments=[Segment(num_tokens=len(token_ids))],
+        is_response=torch.arange(len(token_ids)) >= len(sample.prompt.token_ids),
+        advantages=zeros,
+        behavior_logprobs=zeros,
+        loss_weights=zeros,
+        sample_ids=(f"{sample.prompt.prompt_id}/{sample.sample_index}",),
+    )
+
+
+def perturb(policy: Policy, *, seed: int) -> None:
+    """Move every weight of the policy by something an update could move it by."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for chunk in policy.chunks:
+            for parameter in chunk.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * parameter.abs().mean() * noise)
