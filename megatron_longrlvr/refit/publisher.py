@@ -43,6 +43,9 @@ class _Update:
 
     version: PolicyVersion
     is_verified: bool
+    num_columns: int | None
+    """Columns to compare of each tensor; None for all of them."""
+
     num_bytes: int = 0
     num_tensors: int = 0
     marks: dict[str, int] = field(default_factory=dict)
@@ -72,7 +75,11 @@ class ProcessPublisher:
             RefitMismatch: The engine does not hold what was sent, or kept its prefix cache.
         """
         every = self.settings.verify_every
-        update = _Update(version=version, is_verified=every > 0 and self.num_updates % every == 0)
+        update = _Update(
+            version=version,
+            is_verified=every > 0 and self.num_updates % every == 0,
+            num_columns=self.settings.verify_columns,
+        )
         start = time.perf_counter()
         self._send(update)
         self._reset_prefix_cache(version)
@@ -86,6 +93,16 @@ class ProcessPublisher:
             names.REFIT_GB_PER_S: update.num_bytes / _GIGA / seconds,
             names.REFIT_VERIFY_S: time.perf_counter() - sent,
         }
+
+    def differing_tensors(self, version: PolicyVersion) -> list[str]:
+        """Tensors of the engine that differ from the policy's present ones in any number.
+
+        Every rank calls this; nothing is changed.
+        """
+        update = _Update(version=version, is_verified=True, num_columns=None)
+        for name, tensor in export_hf(self.policy, bucket_bytes=self.settings.bucket_bytes):
+            self._mark(update, name, tensor)
+        return self._differing(update)
 
     def _send(self, update: _Update) -> None:
         self.llm.start_weight_update()
@@ -129,27 +146,30 @@ class ProcessPublisher:
             if holding is not None:
                 part = tensor[holding.rows]
                 if holding.columns is not None:
-                    part = part[:, self._columns(holding, update.version)]
-                update.marks[engine_name] = checksum(part)
+                    part = part[:, self._columns(holding, update)]
+                update.marks[engine_name] = checksum(part.to(holding.dtype))
 
-    def _columns(self, holding: Holding, version: PolicyVersion) -> list[int]:
+    def _columns(self, holding: Holding, update: _Update) -> list[int]:
         assert holding.columns is not None, "one dim has no columns"
         width = holding.columns.stop - holding.columns.start
-        count = self.settings.verify_columns
-        chosen = sample_columns(holding.hf_name, width, count=count, version=version)
+        chosen = sample_columns(
+            holding.hf_name, width, count=update.num_columns, version=update.version
+        )
         return [holding.columns.start + column for column in chosen]
 
     def _compare(self, update: _Update) -> None:
-        differing = [
+        if differing := self._differing(update):
+            raise RefitMismatch(_explain(differing, update))
+
+    def _differing(self, update: _Update) -> list[str]:
+        return [
             name for name, mark in update.marks.items() if self._read_mark(name, update) != mark
         ]
-        if differing:
-            raise RefitMismatch(_explain(differing, update))
 
     def _read_mark(self, name: str, update: _Update) -> int:
         holding = self.holdings[name]
-        columns = [] if holding.columns is None else self._columns(holding, update.version)
-        return checksum(holding.read(columns).to(self.policy.dtype))
+        columns = [] if holding.columns is None else self._columns(holding, update)
+        return checksum(holding.read(columns).to(holding.dtype))
 
     def _reset_prefix_cache(self, version: PolicyVersion) -> None:
         if not self.llm.reset_prefix_cache():

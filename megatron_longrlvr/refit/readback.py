@@ -43,6 +43,12 @@ class Holding:
     columns: slice | None
     """Columns of the whole tensor; None where it has one dim."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the engine's weights."""
+        dtype: torch.dtype = self.module.weight.dtype
+        return dtype
+
     def read(self, columns: Sequence[int]) -> Tensor:
         """[N, len(columns)] of a matrix, or [N] where there is one dim.
 

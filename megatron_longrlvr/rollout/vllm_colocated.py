@@ -112,6 +112,37 @@ class VllmColocatedEngine:
             ],
         )
 
+    def differing_tensors(self) -> Sequence[str]:
+        """Tensors that differ from the policy's present ones; every rank calls this."""
+        self._wake("weights")
+        return self.publisher.differing_tensors(self.version)
+
+    def score_afresh(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of every token but the first, at temperature 1, from an empty cache.
+
+        The last token is left out where the sequence is as long as the engine takes.
+        """
+        from vllm import SamplingParams as VllmParams
+
+        self._wake("weights", "kv_cache")
+        self.llm.reset_prefix_cache()
+        longest = self.llm.llm_engine.model_config.max_model_len - 1
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": list(sequence[:longest])} for sequence in sequences],
+            VllmParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+        )
+        self._sleep()
+        return [
+            [
+                entry[token].logprob
+                for entry, token in zip(
+                    output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True
+                )
+            ]
+            for output in outputs
+        ]
+
     @property
     def _is_one_engine_per_share(self) -> bool:
         layout = self.groups.layout

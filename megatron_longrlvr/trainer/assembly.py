@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
@@ -32,10 +32,12 @@ from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.engine import OwnEngine, SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
 from megatron_longrlvr.rollout.vllm_library import EngineShape, start_llm
+from megatron_longrlvr.stages import Sample
 from megatron_longrlvr.trainer.collect import Collector, DataShare
 from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
+from megatron_longrlvr.trainer.mismatch_evidence import Witness, examine
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
 from megatron_longrlvr.trainer.step import StepParts
@@ -131,7 +133,7 @@ def assemble(
             max_response_tokens=config.rollout.max_response_tokens,
             peers=data_parallel_peers(groups),
             cost=training_cost(learner.policy.spec, config.algorithm),
-            guard=MismatchGuard(algorithm=config.algorithm, groups=groups),
+            guard=build_guard(config, learner.policy, engine),
         ),
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
@@ -267,6 +269,19 @@ def _build_vllm_engine(
         tensor_parallel=vllm.tensor_parallel,
         sleep_level=vllm.sleep_level,
     )
+
+
+def build_guard(config: TrainConfig, policy: Policy, engine: OwnEngine) -> MismatchGuard:
+    """The watch over engine and learner; it asks the engine why where that has an answer."""
+    examination = None
+    # An engine over several ranks would have to be asked the same by all of them.
+    if isinstance(engine, Witness) and config.rollout.vllm.tensor_parallel == 1:
+        witness = engine
+
+        def examination(samples: Sequence[Sample]) -> str:
+            return str(examine(policy, witness, samples, temperature=config.rollout.temperature))
+
+    return MismatchGuard(algorithm=config.algorithm, groups=policy.groups, examine=examination)
 
 
 def build_evaluator(

@@ -11,7 +11,7 @@ from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.rollout.engine import WeightPublisher
-from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, UpdateStats
+from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, Sample, UpdateStats
 from megatron_longrlvr.trainer.collect import Collected, Collector
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
@@ -79,7 +79,8 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
         )
         # Counts are global, so all ranks leave out the same batches.
         useful = [batch for batch in packed if batch.num_global_samples > 0]
-        updates, gap = _learn(parts, useful, stopwatch)
+        samples = [one.sample for one in collected.for_training.scored]
+        updates, gap = _learn(parts, useful, samples, stopwatch)
         refit: Mapping[str, float] = {}
         if updates:
             with stopwatch.time("publish"):
@@ -96,11 +97,14 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
 
 
 def _learn(
-    parts: StepParts, packed: Sequence[PackedBatch], stopwatch: Stopwatch
+    parts: StepParts,
+    packed: Sequence[PackedBatch],
+    samples: Sequence[Sample],
+    stopwatch: Stopwatch,
 ) -> tuple[list[UpdateStats], Mapping[str, float]]:
     with stopwatch.time("logprobs"):
         # Before the first update: the proximal policy is the one that starts the step.
         batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in packed]
-        corrected, gap = parts.guard.inspect(batches)
+        corrected, gap = parts.guard.inspect(batches, samples)
     with stopwatch.time("update"):
         return [parts.learner.update(batch, parts.algorithm) for batch in corrected], gap

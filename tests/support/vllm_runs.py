@@ -33,12 +33,14 @@ def vllm_config(folder: Path, run_dir: Path, **changes: Any) -> TrainConfig:
     return toy_config(run_dir, **{**settings, **changes})
 
 
-def start_engine(folder: Path, world_size: int = 1, **vllm: Any) -> tuple[Policy, Any]:
+def start_engine(
+    folder: Path, world_size: int = 1, *, engine_dtype: str = "fp32", **vllm: Any
+) -> tuple[Policy, Any]:
     """A policy and the engine of this rank; the engine has not been published to."""
     from megatron_longrlvr.trainer.assembly import build_engine
 
     policy = start_policy(folder, {}, world_size)
-    config = vllm_config(folder, Path("unused"), vllm=vllm)
+    config = vllm_config(folder, Path("unused"), model__dtype=engine_dtype, vllm=vllm)
     return policy, build_engine(config, policy, load_tokenizer(folder))
 
 
