@@ -18,6 +18,14 @@ ACCEPTED = [
     pytest.param({"algorithm.updates_per_step": 4}, 2, id="one-group-an-update"),
     pytest.param({"algorithm.proximal": "behavior"}, 2, id="behavior-is-exact"),
     pytest.param({"rollout.top_p": 0.9}, 2, id="top-p-with-recomputed"),
+    pytest.param(
+        {
+            "rollout.engine": "vllm_colocated",
+            "rollout.vllm": {"max_model_len": 500, "tensor_parallel": 2},
+        },
+        2,
+        id="vllm-that-fits",
+    ),
     pytest.param({"algorithm.kl": {"estimator": "k1"}}, 2, id="kl-is-off"),
     pytest.param(
         {"algorithm.kl": {"estimator": "k1", "place": "reward", "coefficient": 0.1}},
@@ -34,7 +42,36 @@ ACCEPTED = [
     ),
 ]
 
+VLLM = {"rollout.engine": "vllm_colocated"}
+
 REFUSED = [
+    pytest.param(
+        {**VLLM, "rollout.top_p": 0.9}, 2, "rollout.engine=vllm_colocated .* set rollout.top_p=1", id="vllm-top-p"
+    ),
+    pytest.param(
+        {**VLLM, "rollout.vllm": {"tensor_parallel": 3}},
+        2,
+        "rollout.vllm.tensor_parallel=3 does not divide the 2 processes",
+        id="vllm-ranks",
+    ),
+    pytest.param(
+        {**VLLM, "rollout.vllm": {"max_model_len": 499}},
+        2,
+        "rollout.vllm.max_model_len=499 is below the 500 tokens",
+        id="vllm-too-short",
+    ),
+    pytest.param(
+        {**VLLM, "algorithm.proximal": "behavior"},
+        2,
+        "algorithm.proximal=behavior needs .* rollout.engine=vllm_colocated",
+        id="vllm-behavior",
+    ),
+    pytest.param(
+        {"algorithm.proximal": "behavior", "algorithm.mismatch": {"stop_above": 0.1}},
+        2,
+        "algorithm.mismatch .* algorithm.proximal=recompute",
+        id="mismatch-behavior",
+    ),
     pytest.param({"layout": {"tp": 3}}, 2, "layout.tp=3", id="layout-exceeds-the-ranks"),
     pytest.param(
         {"rollout.prompts_per_step": 9},
