@@ -46,7 +46,10 @@ VLLM = {"rollout.engine": "vllm_colocated"}
 
 REFUSED = [
     pytest.param(
-        {**VLLM, "rollout.top_p": 0.9}, 2, "rollout.engine=vllm_colocated .* set rollout.top_p=1", id="vllm-top-p"
+        {**VLLM, "rollout.top_p": 0.9},
+        2,
+        "rollout.engine=vllm_colocated .* set rollout.top_p=1",
+        id="vllm-top-p",
     ),
     pytest.param(
         {**VLLM, "rollout.vllm": {"tensor_parallel": 3}},
