@@ -20,6 +20,8 @@ from megatron_longrlvr.errors import (
     DataError,
     JudgeUnavailable,
     NonFiniteUpdate,
+    PolicyMismatch,
+    RefitMismatch,
 )
 
 USAGE_EXIT_CODE = 2
@@ -169,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201 - the command line's voice
         return USAGE_EXIT_CODE
-    except (CheckpointError, NonFiniteUpdate) as error:
+    except (CheckpointError, NonFiniteUpdate, PolicyMismatch, RefitMismatch) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
         return FAILED_EXIT_CODE
     except JudgeUnavailable as error:
