@@ -18,7 +18,7 @@ from megatron_longrlvr.parallel.collectives import gather_objects
 from megatron_longrlvr.parallel.device import has_cuda
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.refit.publisher import ProcessPublisher
-from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
 from megatron_longrlvr.rollout.sampling import sample_key
 from megatron_longrlvr.stages import (
     FinishReason,
@@ -91,8 +91,12 @@ class VllmColocatedEngine:
         self.version = version
         return metrics
 
-    def generate(self, prompts: PromptBatch, params: SamplingParams) -> RolloutBatch:
+    def generate(
+        self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None
+    ) -> RolloutBatch:
         """Sample every prompt; see ``RolloutEngine``. Every rank of the run calls this.
+
+        ``on_sample`` is called when vLLM has returned all of them.
 
         Raises:
             RefitMismatch: The engine samples from another version than was published last.
@@ -103,14 +107,14 @@ class VllmColocatedEngine:
             written = self._write(requests, params)
         else:
             written = self._write_together(requests, params)
-        return RolloutBatch(
-            step=prompts.step,
-            group_size=prompts.group_size,
-            samples=[
-                self._sample(prompts, request, result)
-                for request, result in zip(requests, written, strict=True)
-            ],
-        )
+        samples = [
+            self._sample(prompts, request, result)
+            for request, result in zip(requests, written, strict=True)
+        ]
+        if on_sample is not None:
+            for sample in samples:
+                on_sample(sample)
+        return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
 
     def differing_tensors(self) -> Sequence[str]:
         """Tensors that differ from the policy's present ones; every rank calls this."""

@@ -111,7 +111,24 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
     )
     # It would take the training process's own groups down with it when the process ends.
     llm.llm_engine.engine_core._finalizer.detach()
+    if not has_cuda() and config.tensor_parallel > 1:
+        _forget_shared_memory()
     return llm
+
+
+def _forget_shared_memory() -> None:
+    """Take away the names of the segments that ranks of an engine exchange tensors through.
+
+    vLLM names them alike in every run under an external launcher; one left behind would keep the
+    next run from starting. What is mapped stays mapped.
+    """
+    import torch.distributed as dist
+    from vllm.distributed.parallel_state import get_tp_group
+
+    dist.barrier()  # until every rank has mapped those of the others
+    group = get_tp_group()
+    name = group.device_communicator.dist_module.group_name.lstrip("/")
+    (Path("/dev/shm") / f"{name}_{group.rank_in_group}").unlink(missing_ok=True)
 
 
 def _chunks_prefill(config: VllmConfig) -> bool:

@@ -165,7 +165,7 @@ def _build_collector(
     config: TrainConfig,
     groups: ProcessGroups,
     source: PromptSource,
-    engine: MegatronEngine,
+    engine: OwnEngine,
     scorer: RewardScorer,
 ) -> Collector:
     return Collector(
