@@ -60,7 +60,17 @@ def run_micro_batches(
         micro_batch_size=1,
         forward_only=forward_only,
     )
+    _forget_dispatched_tokens(chunks)
     return list(results)
+
+
+def _forget_dispatched_tokens(chunks: Sequence[torch.nn.Module]) -> None:
+    # Through their autograd graph, the router's probabilities that a dispatcher keeps hold the
+    # model in a cycle that Python cannot see: it would never be freed, nor its groups' threads.
+    for chunk in chunks:
+        for module in chunk.modules():
+            if hasattr(module, "token_dispatcher"):
+                module.token_dispatcher.probs = None
 
 
 def _forward_step(

@@ -1,8 +1,11 @@
 """What an update holds besides activations does not grow with the prompt.
 
 Logits exist only for a chunk of response tokens, and no mask or matrix of attention scores exists
-at all, whether in the forward or in the backward pass.
+at all, whether in the forward or in the backward pass. And a learner that is let go is freed.
 """
+
+import gc
+import weakref
 
 import pytest
 
@@ -13,6 +16,7 @@ from megatron_longrlvr.model.schedule import run_micro_batches
 from megatron_longrlvr.parallel.groups import close_process_groups
 from tests.support.learners import TEMPERATURE, start_learner, start_policy
 from tests.support.live_tensors import LiveTensors
+from tests.support.micro_batches import random_batch
 from tests.support.sample_groups import joined, random_groups
 from tests.support.tiny_models import VOCAB_SIZE, save_tiny_model
 
@@ -68,3 +72,21 @@ def test_logits_and_masks_are_flat_in_the_prompt(pool1, folder, shared_prompt):
     # Logits, their exponentials, slope and gradient of one chunk, and what is left of the last one.
     assert one_chunk < logits.pop() <= 12 * one_chunk
     assert [squares for _, squares in found] == [0] * len(prompts)
+
+
+def learner_outlives_its_use(rank, world_size, folder):  # noqa: ARG001
+    policy = start_policy(folder, {}, world_size)
+    learner = start_learner(policy)
+    config = AlgorithmConfig(micro_batch_tokens=64)
+    learner.update(learner.add_logprobs(random_batch(seed=1), config), config)
+    model = weakref.ref(learner.wrapped[0])
+    del policy, learner
+    close_process_groups()
+    gc.collect()
+    return model() is not None
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_learner_is_freed_with_its_last_reference(pool1, tmp_path, family):
+    save_tiny_model(tmp_path, family)
+    assert pool1.run(learner_outlives_its_use, tmp_path) == [False]

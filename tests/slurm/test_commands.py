@@ -21,7 +21,7 @@ SMALL = [
     *("rollout.prompts_per_step=2", "rollout.group_size=2", "algorithm.updates_per_step=1"),
     *("trainer.steps=1", "trainer.eval_every=0", "evaluation.num_prompts=2"),
 ]
-STARTED_S = 180
+STARTED_S = 600
 """A busy machine imports torch slowly."""
 
 

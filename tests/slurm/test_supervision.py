@@ -16,7 +16,7 @@ from tests.support.jobs import site, submit_program, training_job
 from tests.support.slurm_cluster import slurm as slurm_output
 from tests.support.slurm_cluster import wait_for, wait_for_end
 
-STARTED_S = 180
+STARTED_S = 600
 """A busy machine starts Python slowly."""
 
 pytestmark = pytest.mark.usefixtures("cluster")

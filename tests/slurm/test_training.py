@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = {"rollout__prompts_per_step": 2, "rollout__group_size": 2}
 # More steps than a test waits for; the run is ended from outside.
 ENDLESS = 100_000
-STARTED_S = 180
+STARTED_S = 600
 """A busy machine imports torch slowly."""
 
 

@@ -18,19 +18,21 @@ process that has imported torch and megatron-core, so a world of 8 costs a secon
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from launch.ports import reserved_port
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_TIMEOUT_S = 120.0
@@ -54,6 +56,7 @@ class DistributedPool:
         self.world_size = world_size
         self._start_world = start_world
         self._ranks: list[_Rank] = []
+        self._reservations = ExitStack()
 
     def __enter__(self) -> DistributedPool:
         return self
@@ -71,7 +74,8 @@ class DistributedPool:
             RankTimeoutError: Ranks were still busy after ``timeout_s``.
         """
         if not self._ranks:
-            self._ranks = _start_ranks(self.world_size, start_world=self._start_world)
+            port = self._reservations.enter_context(reserved_port(os.getpid()))
+            self._ranks = _start_ranks(self.world_size, port, start_world=self._start_world)
         try:
             for rank in self._ranks:
                 rank.pipe.send((function, args))
@@ -94,6 +98,7 @@ class DistributedPool:
             rank.process.join()
             rank.pipe.close()
         self._ranks = []
+        self._reservations.close()
 
 
 def run_distributed(
@@ -112,9 +117,8 @@ def run_distributed(
         return pool.run(function, *args, timeout_s=timeout_s)
 
 
-def _start_ranks(world_size: int, *, start_world: bool) -> list[_Rank]:
+def _start_ranks(world_size: int, port: int, *, start_world: bool) -> list[_Rank]:
     _FORK_SERVER.set_forkserver_preload(["tests.support.warm_imports"])
-    port = _free_port()
     ranks = []
     with _environment(
         OMP_NUM_THREADS="1",
@@ -174,6 +178,7 @@ def _serve(rank: int, world_size: int, port: int, start_world: bool, pipe: Conne
     )
     if start_world:
         dist.init_process_group("gloo")
+    gc.freeze()  # what was imported need not be searched after every call
     while True:
         try:
             function, args = pipe.recv()
@@ -185,18 +190,15 @@ def _serve(rank: int, world_size: int, port: int, start_world: bool, pipe: Conne
         except BaseException:  # noqa: BLE001 - handed to the caller with its traceback
             answer = (False, traceback.format_exc())
         pipe.send(answer)
+        # Models are full of reference cycles, and hold the groups' sockets and threads with them.
+        del function, args, answer
+        gc.collect()
 
 
 def _close_groups() -> None:
     from megatron_longrlvr.parallel.groups import close_process_groups
 
     close_process_groups()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
