@@ -18,4 +18,4 @@ def nothing_left_running(cluster):  # noqa: ARG001 - it must be up
     """A job that a failed test left behind would keep the nodes from the next one."""
     yield
     slurm("scancel", "--user=root")
-    wait_for(lambda: not slurm("squeue", "-h"), "the queue to be empty", limit_s=60)
+    wait_for(lambda: not slurm("squeue", "-h"), "the queue to be empty", limit_s=300)

@@ -66,7 +66,7 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Boot a node again."""
         self.command("start-node", node)
-        wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=90)
+        wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=300)
 
     def _is_idle(self, node: str) -> bool:
         shown = slurm("sinfo", "-h", "-n", node, "-p", "batch", "-o", "%t")
@@ -91,7 +91,7 @@ def wait_for(condition: Callable[[], object], what: str, *, limit_s: float) -> N
         time.sleep(POLL_S)
 
 
-def wait_for_end(job_id: str, *, limit_s: float = 120) -> JobState:
+def wait_for_end(job_id: str, *, limit_s: float = 600) -> JobState:
     """State of a job once it will not run again."""
     wait_for(lambda: job_state(job_id).has_ended, f"job {job_id} to end", limit_s=limit_s)
     return job_state(job_id)
