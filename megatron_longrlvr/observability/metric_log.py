@@ -66,7 +66,7 @@ class MetricLog:
                 f"{path} already holds {len(records)} records; resume that run or choose another "
                 "run.dir"
             )
-        kept = [record for record in records if record.step <= (last_kept_step or 0)]
+        kept = [record for record in records if record.step <= (-1 if last_kept_step is None else last_kept_step)]
         write_atomically(path, "".join(record.to_json() + "\n" for record in kept))
         self._file = path.open("ab")
 

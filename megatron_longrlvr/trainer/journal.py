@@ -65,7 +65,8 @@ def open_journal(
         run_dir: The run's directory.
         run_name: Shown on the display.
         num_steps: Length of the run.
-        first_step: Steps that an earlier start finished; records of later ones are cut off.
+        first_step: Steps that an earlier start finished; records of later ones are cut off. With
+            none finished, that is all of them: the start of the run is measured again, too.
         tensorboard: Write event files too.
     """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -75,7 +76,7 @@ def open_journal(
         run_name=run_name,
         config=config.model_dump(mode="json"),
         tensorboard=tensorboard,
-        last_kept_step=first_step,
+        last_kept_step=first_step or -1,
     )
     progress = open_progress(title=run_name, num_steps=num_steps, first_step=first_step)
     return Journal(sinks, progress)

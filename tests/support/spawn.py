@@ -35,7 +35,7 @@ from typing import Any
 from launch.ports import reserved_port
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_TIMEOUT_S = 120.0
+DEFAULT_TIMEOUT_S = 600.0
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 
 

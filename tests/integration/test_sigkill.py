@@ -1,0 +1,151 @@
+"""A run whose processes are killed at any moment and started again ends as if nothing had happened.
+
+Promise: after SIGKILL of every rank while it starts, samples, judges, computes log-probabilities,
+takes optimizer steps, writes metrics, samples and a checkpoint, removes an old checkpoint,
+measures or exports, the same command goes on; the records of every step stand in metrics.jsonl
+once, and they, the samples and the weights of the end are those of a run without a stop, bit for
+bit. Each layout is killed at all of these moments, one after the other, in one run. Not covered:
+CUDA, a power failure that loses what the file system had not written yet.
+"""
+
+import os
+import random
+import signal
+import threading
+from dataclasses import dataclass
+from importlib import import_module
+
+import pytest
+
+from megatron_longrlvr.observability.metric_log import read_metric_log
+from megatron_longrlvr.observability.samples import list_samples, read_samples
+from megatron_longrlvr.trainer.session import run_training
+from tests.support.judge_server import JudgeServer, verdict
+from tests.support.judges import judge_settings
+from tests.support.runs import toy_config
+from tests.support.spawn import run_distributed
+
+# What a clock or an allocator measures; a verdict of the first try may come from the cache later.
+MEASURED = ("timing/", "memory/", "rollout/tokens_per_s", "judge/")
+LAYOUTS = {"dp2": {}, "tp2": {"layout__tp": 2}, "pp2": {"layout__pp": 2}}
+NUM_STEPS = 7
+LONGEST_DELAY_S = 0.02
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Entry into a function, the ``call``-th of the process."""
+
+    module: str
+    function: str
+    call: int = 1
+
+    def __str__(self):
+        return f"{self.function}-{self.call}"
+
+
+MOMENTS = [
+    Moment("rollout.megatron_engine", "MegatronEngine._decode_step", 5),  # before any checkpoint
+    Moment("evaluation.runner", "Evaluator.evaluate"),  # before the first step
+    Moment("rewards.judge.cache", "VerdictCache.store", 3),
+    Moment("rewards.scorer", "RewardScorer.score", 2),
+    Moment("model.learner", "Learner.add_logprobs"),
+    Moment("model.learner", "Learner.update", 2),  # between the updates of a step
+    Moment("rollout.megatron_engine", "MegatronEngine.publish"),
+    Moment("observability.metric_log", "MetricLog.append", 2),
+    Moment("observability.samples", "to_record", 3),  # in the middle of a file
+    Moment("checkpoint.store", "write_learner"),
+    Moment("checkpoint.store", "save_random_state"),
+    Moment("checkpoint.store", "write_manifest"),
+    Moment("checkpoint.store", "publish"),
+    Moment("checkpoint.manifest", "_remove"),
+    Moment("checkpoint.store", "read_learner"),  # while it starts again
+    Moment("evaluation.runner", "Evaluator.evaluate"),  # after a step
+    Moment("trainer.session", "export_policy"),  # after the last one
+]
+
+
+def run(rank, world_size, config, moment=None, delay_s=0.0):  # noqa: ARG001
+    if moment is not None:
+        die_at(moment, delay_s)
+    return run_training(config)
+
+
+def die_at(moment, delay_s):
+    """Have this process killed a little after it comes to the moment."""
+    place = import_module(f"megatron_longrlvr.{moment.module}")
+    *owners, name = moment.function.split(".")
+    for owner in owners:
+        place = getattr(place, owner)
+    original, calls = getattr(place, name), []
+
+    def watched(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == moment.call:
+            threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return original(*args, **kwargs)
+
+    setattr(place, name, watched)
+
+
+def half_right(request):
+    """Yes to an answer that holds half the words of a reference: some do from the beginning."""
+    words = set(request.answer.split())
+    return verdict(
+        any(2 * len(words & set(one.split())) > len(set(one.split())) for one in request.references)
+    )
+
+
+def config(run_dir, url, layout):
+    return toy_config(
+        run_dir,
+        rewards__answer="judge",
+        rewards__judge=judge_settings(endpoints=[{"url": url}], cache="judge.sqlite"),
+        algorithm__updates_per_step=2,
+        trainer__steps=NUM_STEPS,
+        trainer__save_every=1,
+        trainer__keep_checkpoints=1,
+        trainer__eval_every=3,
+        trainer__export_hf=True,
+        **layout,
+    )
+
+
+def records(run_dir):
+    return [
+        (
+            record.kind.value,
+            record.step,
+            {
+                name: value
+                for name, value in record.metrics.items()
+                if not name.startswith(MEASURED)
+            },
+        )
+        for record in read_metric_log(run_dir / "metrics.jsonl")
+    ]
+
+
+def samples(run_dir):
+    return [record for path in list_samples(run_dir) for record in read_samples(path)]
+
+
+def weights(run_dir):
+    return (run_dir / "hf" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_killed_at_every_moment_a_run_ends_as_if_it_had_not_been(tmp_path, layout):
+    delays = random.Random(0)
+    with JudgeServer(half_right) as server:
+        straight, killed = tmp_path / "straight", tmp_path / "killed"
+        assert run_distributed(run, 2, config(straight, server.url, layout)) == [0, 0]
+        for moment in MOMENTS:
+            delay_s = delays.uniform(0, LONGEST_DELAY_S)
+            print(f"to be killed {delay_s * 1000:.0f} ms after {moment}")
+            with pytest.raises(AssertionError, match="died with exit code -9"):
+                run_distributed(run, 2, config(killed, server.url, layout), moment, delay_s)
+        assert run_distributed(run, 2, config(killed, server.url, layout)) == [0, 0]
+    assert records(killed) == records(straight)
+    assert samples(killed) == samples(straight)
+    assert weights(killed) == weights(straight)
