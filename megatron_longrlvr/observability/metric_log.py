@@ -54,7 +54,7 @@ class MetricLog:
         Args:
             path: Created with its directory when absent.
             last_kept_step: Step of the checkpoint that the run resumes from; records of later
-                steps are removed. None starts a new log and refuses one with records.
+                steps are removed, with -1 all. None starts a new log and refuses one with records.
 
         Raises:
             RuntimeError: The log has records and ``last_kept_step`` is None.
@@ -66,7 +66,7 @@ class MetricLog:
                 f"{path} already holds {len(records)} records; resume that run or choose another "
                 "run.dir"
             )
-        kept = [record for record in records if record.step <= (-1 if last_kept_step is None else last_kept_step)]
+        kept = [record for record in records if record.step <= (last_kept_step or 0)]
         write_atomically(path, "".join(record.to_json() + "\n" for record in kept))
         self._file = path.open("ab")
 
