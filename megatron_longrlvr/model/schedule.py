@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,8 +70,9 @@ def _forget_dispatched_tokens(chunks: Sequence[torch.nn.Module]) -> None:
     # model in a cycle that Python cannot see: it would never be freed, nor its groups' threads.
     for chunk in chunks:
         for module in chunk.modules():
-            if hasattr(module, "token_dispatcher"):
-                module.token_dispatcher.probs = None
+            dispatcher: Any = getattr(module, "token_dispatcher", None)
+            if dispatcher is not None:
+                dispatcher.probs = None
 
 
 def _forward_step(
