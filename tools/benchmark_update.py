@@ -5,9 +5,9 @@
 
 Contenders are processes of one thread that take turns on each shape: ours with a shared prompt,
 ours with the prompt repeated, transformers with plain torch, and TRL's GRPOTrainer where
---trl-python names an interpreter that has it (several may be given; each is listed by itself). The
-first turn of every contender on a shape warms up and is not counted. Numbers are medians; ratios
-are medians over rounds of the times of one round. A record is written after every shape.
+--trl-python names an interpreter that has it (several may be given; each is listed by itself). Each
+works through the shape once in every turn before it is timed. Numbers are medians; ratios are
+medians over rounds of the times of one round. A record is written after every shape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,6 @@ def measure(
     model: str, shape: Shape, running: dict[str, Contender], *, rounds: int
 ) -> dict[str, Any]:
     """One row of the record."""
-    for contender in running.values():
-        contender.time(replace(shape, group=1))
     turns = [
         {name: contender.time(shape) for name, contender in running.items()} for _ in range(rounds)
     ]

@@ -1,6 +1,7 @@
 """Contender: TRL's GRPOTrainer, its own log-probability pass and its own loss.
 
-Runs in an environment that has trl; a group is one batch, without gradient checkpointing, fp32.
+Runs in an environment that has trl; without gradient checkpointing, fp32. Gradients are accumulated
+over batches of one sample: a batch of the whole group takes several times the memory.
 """
 
 from __future__ import annotations
@@ -56,11 +57,17 @@ def main() -> None:
     model.train()
     vocabulary = model.config.vocab_size
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    trainer.current_gradient_accumulation_steps = 1
 
     def update(inputs: dict[str, Tensor]) -> None:
+        group = len(inputs["prompt_ids"])
+        trainer.current_gradient_accumulation_steps = group
         optimizer.zero_grad()
-        trainer.compute_loss(model, inputs).backward()
+        for index in range(group):
+            one = {
+                name: tensor[index : index + 1] if tensor.dim() else tensor
+                for name, tensor in inputs.items()
+            }
+            trainer.compute_loss(model, one).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -69,7 +76,7 @@ def main() -> None:
         width = inputs["completion_ids"].size(1)
         with torch.no_grad():
             found = trainer._get_per_token_logps_and_entropies(
-                model, rows, torch.ones_like(rows), width, batch_size=len(rows)
+                model, rows, torch.ones_like(rows), width, batch_size=1
             )
         return found[0].view(len(rows), width)
 
