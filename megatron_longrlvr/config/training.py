@@ -79,8 +79,16 @@ class AlgorithmConfig(Section):
     drop_uninformative_groups: bool = True
     """Leave groups without spread in the reward out of the loss and of its denominator."""
 
+    loss: Literal["clipped", "gspo", "cispo"] = "clipped"
+    """``clipped``: PPO's, with a ratio for every token; ``gspo``: with one ratio for a response,
+    whose bounds are some hundred times closer to 1; ``cispo``: weights instead of bounds."""
+
     clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """The ratio is held above 1 - ``clip_low``; not read by ``cispo``."""
+
     clip_high: float = Field(default=0.28, gt=0)
+    """The ratio is held below 1 + ``clip_high``."""
+
     dual_clip: float | None = Field(default=10.0, gt=1)
     """Bound on the ratio's effect at negative advantages; null switches it off."""
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from megatron_longrlvr.algorithms.kl import kl_in_reward
-from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, clipped_policy_loss
+from megatron_longrlvr.algorithms.policy_loss import (
+    PolicyLossInput,
+    mean_log_ratios,
+    policy_loss,
+)
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.local_batch import LocalBatch
 from megatron_longrlvr.model.schedule import Objective
@@ -19,7 +24,7 @@ from megatron_longrlvr.stages import MicroBatch, TrainBatch
 
 
 def policy_gradient(batch: TrainBatch, config: AlgorithmConfig) -> Objective:
-    """The clipped policy-gradient loss of a batch.
+    """The policy-gradient loss of a batch.
 
     Micro-batches beyond the batch's own are placeholders without response tokens.
     """
@@ -27,8 +32,10 @@ def policy_gradient(batch: TrainBatch, config: AlgorithmConfig) -> Objective:
     def objective(
         index: int, local: LocalBatch, logprobs: Tensor, entropy: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = _loss_input(batch, index, local, logprobs, entropy)
-        result = clipped_policy_loss(_charge_divergence(inputs, config), config)
+        inputs = _charge_divergence(_loss_input(batch, index, local, logprobs, entropy), config)
+        if config.loss == "gspo":
+            inputs = _with_means(inputs, batch, index, local)
+        result = policy_loss(inputs, config)
         return result.loss, {"loss": result.loss.detach(), **result.sums}
 
     return objective
@@ -59,6 +66,23 @@ def _charge_divergence(inputs: PolicyLossInput, config: AlgorithmConfig) -> Poli
         config=config.kl,
     )
     return replace(inputs, advantages=advantages)
+
+
+def _with_means(
+    inputs: PolicyLossInput, batch: TrainBatch, index: int, local: LocalBatch
+) -> PolicyLossInput:
+    is_placeholder = index >= len(batch.packed.micro_batches)
+    lengths = (
+        [] if is_placeholder else [s.num_tokens for s in batch.packed.micro_batches[index].segments]
+    )
+    segment_of_token = torch.repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
+    means = mean_log_ratios(
+        inputs.policy_logprobs - inputs.proximal_logprobs,
+        segment_of_token.to(local.target_index.device)[local.target_index],
+        num_segments=len(lengths),
+        group=local.attention.cp_group,
+    )
+    return replace(inputs, mean_log_ratios=means)
 
 
 def _loss_input(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, clipped_policy_loss
+from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, policy_loss
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.objectives import policy_gradient
 from megatron_longrlvr.model.schedule import run_micro_batches
@@ -333,7 +333,7 @@ def _transformers_pass(family, *, tie, seed):
                 entropy=-(log_p.exp() * log_p).sum(-1)[mask],
                 reference_logprobs=None,
             )
-            total = total + clipped_policy_loss(inputs, ALGORITHM).loss
+            total = total + policy_loss(inputs, ALGORITHM).loss
     total.backward()
     return total.item(), model
 

@@ -44,6 +44,14 @@ LAYOUTS_OF_FOUR = [
     pytest.param({"pp": 2, "cp": 2}, id="pp2-cp2"),
     pytest.param({"cp": 4}, id="cp4"),
 ]
+# Losses that tell responses apart or weigh tokens, away from the policy that sampled.
+OTHER_LOSSES = [
+    pytest.param({"loss": loss, "proximal": "behavior", **bounds}, id=loss)
+    for loss, bounds in (
+        ("gspo", {"clip_low": 0.9, "clip_high": 3.0, "normalizer": "sequence_mean"}),
+        ("cispo", {"clip_high": 4.0}),
+    )
+]
 LAYOUT_OF_EIGHT = {"tp": 2, "pp": 2, "cp": 2, "sequence_parallel": True}
 
 
@@ -142,6 +150,13 @@ def test_other_families_give_what_repeated_prompts_give(pool1, pool2, tmp_path, 
     save_tiny_model(tmp_path, family, tie=True)
     expected = pool1.run(one_pass, tmp_path, {}, REPEATED, {})[0]
     assert_same_pass(pool2.run(one_pass, tmp_path, {"cp": 2}, SHARED, {}), expected)
+
+
+@pytest.mark.parametrize("loss", OTHER_LOSSES)
+@pytest.mark.parametrize("layout", [{}, {"cp": 2}, {"pp": 2}], ids=["dp2", "cp2", "pp2"])
+def test_other_losses_give_what_repeated_prompts_give(pool1, pool2, folder, layout, loss):
+    expected = pool1.run(one_pass, folder, {}, {**REPEATED, **loss}, {})[0]
+    assert_same_pass(pool2.run(one_pass, folder, layout, {**SPLIT, **loss}, {}), expected)
 
 
 @pytest.mark.parametrize("layout", [{}, {"cp": 2}], ids=["dp2", "cp2"])

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_longrlvr.algorithms.packing import Peers, pack
-from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, clipped_policy_loss
+from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, policy_loss
 from megatron_longrlvr.stages import Segment
 from tests.unit.algorithms.builders import advantage_batch, algorithm, prompt, scored_sample
 
@@ -100,7 +100,7 @@ def loss_of(micro_batch, config):
         entropy=torch.zeros_like(behavior),
         reference_logprobs=None,
     )
-    return clipped_policy_loss(inputs, config).loss.item()
+    return policy_loss(inputs, config).loss.item()
 
 
 def total_loss(ranks, config):
