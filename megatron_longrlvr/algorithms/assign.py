@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import torch
 
 from megatron_longrlvr.algorithms.advantage import group_advantages
+from megatron_longrlvr.algorithms.packing import ALONE, Peers
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.stages import AdvantageBatch, ScoredBatch
 
 MIN_VALID_SAMPLES = 2
 """Of a group that is learned from."""
+
+# A batch whose advantages are equal but for rounding has no scale to divide by.
+_MIN_STD = 1e-6
 
 
 def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageBatch:
@@ -46,3 +53,22 @@ def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageB
         num_groups=is_kept.shape[0],
         num_dropped_groups=int((~is_kept.any(dim=1)).sum()),
     )
+
+
+def whiten_advantages(batch: AdvantageBatch, peers: Peers = ALONE) -> AdvantageBatch:
+    """Shift and scale advantages to mean 0 and variance 1 over the samples of all ranks.
+
+    With ``dr_grpo`` advantages this is REINFORCE++ with the group's mean as baseline
+    (arXiv:2501.03262): one scale for the batch, where GRPO has one for each group.
+
+    Args:
+        batch: This rank's samples; may be empty.
+        peers: All data-parallel ranks; every one of them calls this.
+    """
+    everyone = [value for share in peers.gather(batch.advantages) for value in share]
+    if len(everyone) < MIN_VALID_SAMPLES:
+        return batch
+    mean = math.fsum(everyone) / len(everyone)
+    variance = math.fsum((value - mean) ** 2 for value in everyone) / (len(everyone) - 1)
+    scale = max(math.sqrt(variance), _MIN_STD)
+    return replace(batch, advantages=[(value - mean) / scale for value in batch.advantages])

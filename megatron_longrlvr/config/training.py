@@ -76,6 +76,10 @@ class AlgorithmConfig(Section):
     """``grpo``: reward minus group mean over group std; ``dr_grpo``: without the std; ``rloo``:
     reward minus the mean of the others; ``leave_one_out``: the same over the others' std."""
 
+    whiten_advantages: bool = False
+    """Then shift and scale them to mean 0 and variance 1 over the step's samples on all ranks;
+    with ``dr_grpo``, REINFORCE++ with a baseline."""
+
     drop_uninformative_groups: bool = True
     """Leave groups without spread in the reward out of the loss and of its denominator."""
 

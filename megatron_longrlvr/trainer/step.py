@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_longrlvr.algorithms.assign import assign_advantages
+from megatron_longrlvr.algorithms.assign import assign_advantages, whiten_advantages
 from megatron_longrlvr.algorithms.dealing import GroupCost
 from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.config.training import AlgorithmConfig
@@ -70,6 +70,8 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
     with stopwatch.time("step"):
         collected = parts.collector.collect(step, stopwatch)
         advantages = assign_advantages(collected.for_training, parts.algorithm)
+        if parts.algorithm.whiten_advantages:
+            advantages = whiten_advantages(advantages, parts.peers)
         packed = pack(
             advantages,
             config=parts.algorithm,

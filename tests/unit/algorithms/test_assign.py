@@ -2,7 +2,8 @@
 
 import pytest
 
-from megatron_longrlvr.algorithms.assign import assign_advantages
+from megatron_longrlvr.algorithms.assign import assign_advantages, whiten_advantages
+from megatron_longrlvr.algorithms.packing import Peers
 from megatron_longrlvr.stages import ScoredBatch
 from tests.unit.algorithms.builders import algorithm, prompt, scored_sample
 
@@ -93,3 +94,26 @@ def test_empty_batch_stays_empty():
 def test_kind_of_advantage_comes_from_the_recipe():
     batch = assign_advantages(scored_batch([1.0, 2.0, 6.0]), algorithm(advantage="rloo"))
     assert batch.advantages == pytest.approx([-3.0, -1.5, 4.5])
+
+
+def whitened(*ranks, rank=0):
+    """Advantages of one of several ranks, whose rewards are given by group."""
+    config = algorithm(advantage="dr_grpo")
+    batches = [assign_advantages(scored_batch(*groups), config) for groups in ranks]
+    peers = Peers(rank=rank, gather=lambda _: [batch.advantages for batch in batches])
+    return whiten_advantages(batches[rank], peers).advantages
+
+
+def test_whitened_advantages_have_one_scale_over_all_ranks():
+    # Rewards minus group means: -1 0 1 on one rank, -3 0 3 on the other; variance 20 / 5.
+    ranks = ([SPREAD], [[0.0, 3.0, 6.0]])
+    assert whitened(*ranks, rank=0) == pytest.approx([-0.5, 0.0, 0.5])
+    assert whitened(*ranks, rank=1) == pytest.approx([-1.5, 0.0, 1.5])
+
+
+def test_whitening_leaves_alone_what_has_no_spread():
+    assert whitened([], []) == []
+    assert whitened([], [SPREAD], rank=0) == []
+    config = algorithm(drop_uninformative_groups=False)
+    batch = assign_advantages(scored_batch(EQUAL), config)
+    assert whiten_advantages(batch).advantages == [0.0, 0.0, 0.0]
