@@ -76,6 +76,10 @@ class Sample:
 
     finish_reason: FinishReason
     policy_version: PolicyVersion
+    """Of the weights that its first token was written with."""
+
+    later_versions: Sequence[PolicyVersion] = ()
+    """Of weights that took over while it was being written, in order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,9 @@ from megatron_longrlvr.config.task import DataSource, FileDataConfig
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.parallel.layout import ParallelLayout
 
+# Engines that have processes and weights of their own.
+_SAMPLING_WHILE_TRAINING = ("vllm_server",)
+
 
 def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     """Refuse settings that cannot run together on ``world_size`` ranks.
@@ -23,6 +26,7 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     _check_shares(config, layout)
     _check_engine(config, layout)
     _check_algorithm(config)
+    _check_staleness(config)
     _check_optimizer(config)
     _check_evaluation(config)
 
@@ -87,6 +91,29 @@ def _check_algorithm(config: TrainConfig) -> None:
                 "algorithm.proximal=behavior does not compute; set algorithm.proximal=recompute"
             )
         _check_behavior_is_proximal(config)
+
+
+def _check_staleness(config: TrainConfig) -> None:
+    rollout, algorithm = config.rollout, config.algorithm
+    if algorithm.max_staleness == 0:
+        return
+    given = f"algorithm.max_staleness={algorithm.max_staleness}"
+    if rollout.engine not in _SAMPLING_WHILE_TRAINING:
+        raise ConfigError(
+            f"{given} needs an engine that samples while the learner trains, which "
+            f"rollout.engine={rollout.engine} does not; use {', '.join(_SAMPLING_WHILE_TRAINING)} "
+            "or set algorithm.max_staleness=0"
+        )
+    if algorithm.mismatch.importance != "truncated":
+        raise ConfigError(
+            f"{given} learns from samples of older weights, whose distance the loss must make up "
+            "for; set algorithm.mismatch.importance=truncated"
+        )
+    if algorithm.dynamic_sampling.enabled:
+        raise ConfigError(
+            f"{given} begins a step's samples before it is known how many more the one before "
+            "it needs; set algorithm.dynamic_sampling.enabled=false"
+        )
 
 
 def _check_behavior_is_proximal(config: TrainConfig) -> None:

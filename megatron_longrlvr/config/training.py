@@ -108,6 +108,10 @@ class AlgorithmConfig(Section):
     update, or those that the engine reported while sampling (exact with ``megatron``)."""
 
     mismatch: MismatchConfig = MismatchConfig()
+
+    max_staleness: int = Field(default=0, ge=0)
+    """Training steps that sampling may run ahead of learning; 0 samples and learns in turn."""
+
     entropy_coefficient: float = Field(default=0.0, ge=0)
     kl: KlConfig = KlConfig()
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()

@@ -15,6 +15,13 @@ ROLLOUT_RESPONSE_TOKENS_MEAN = "rollout/response_tokens_mean"
 ROLLOUT_TRUNCATED_FRAC = "rollout/truncated_frac"
 ROLLOUT_CITED_CHUNKS_MEAN = "rollout/cited_chunks_mean"
 ROLLOUT_TOKENS_PER_S = "rollout/tokens_per_s"
+ROLLOUT_STALENESS_MEAN = "rollout/staleness_mean"
+"""Optimizer steps between the weights that began a sample and those that learn from it first."""
+
+ROLLOUT_STALENESS_MAX = "rollout/staleness_max"
+ROLLOUT_MIXED_VERSIONS_FRAC = "rollout/mixed_versions_frac"
+"""Samples during which the weights changed."""
+
 ROLLOUT_PARSE_PREFIX = "rollout/parse_"
 """Followed by a parse outcome and ``_frac``; see :func:`parse_outcome_frac`."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from megatron_longrlvr.stages import PolicyVersion, PromptBatch, RolloutBatch, Sample
 
@@ -39,6 +39,23 @@ class RolloutEngine(Protocol):
         self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None
     ) -> RolloutBatch:
         """Sample each prompt ``prompts.group_size`` times, in group order."""
+        ...
+
+
+class PendingRollouts(Protocol):
+    """Samples that an engine is writing."""
+
+    def finish(self, *, on_sample: OnSample | None = None) -> RolloutBatch:
+        """Wait for all of them; every rank of the run calls this alike, once."""
+        ...
+
+
+@runtime_checkable
+class AheadEngine(RolloutEngine, Protocol):
+    """An engine that writes samples while the learner trains, and while it is published to."""
+
+    def begin(self, prompts: PromptBatch, params: SamplingParams) -> PendingRollouts:
+        """Start to sample each prompt ``prompts.group_size`` times, and return at once."""
         ...
 
 

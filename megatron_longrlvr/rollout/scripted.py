@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
-from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
+from megatron_longrlvr.rollout.engine import OnSample, PendingRollouts, SamplingParams
 from megatron_longrlvr.stages import (
     FinishReason,
     PolicyVersion,
@@ -35,8 +35,21 @@ Script = Callable[[int, Prompt, int], ScriptedResponse]
 """(step, prompt, place in the group) -> response."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Satisfies ``PendingRollouts``."""
+
+    rollouts: RolloutBatch
+
+    def finish(self, *, on_sample: OnSample | None = None) -> RolloutBatch:
+        if on_sample is not None:
+            for sample in self.rollouts.samples:
+                on_sample(sample)
+        return self.rollouts
+
+
 class ScriptedEngine:
-    """Satisfies ``RolloutEngine`` and ``WeightPublisher`` without a model."""
+    """Satisfies ``AheadEngine`` and ``WeightPublisher`` without a model."""
 
     def __init__(self, script: Script, tokenizer: Tokenizer) -> None:
         self._script = script
@@ -59,6 +72,10 @@ class ScriptedEngine:
                 if on_sample is not None:
                     on_sample(samples[-1])
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
+
+    def begin(self, prompts: PromptBatch, params: SamplingParams) -> PendingRollouts:
+        """Answer with the version of this moment; see ``AheadEngine``."""
+        return _Written(self.generate(prompts, params))
 
     def _sample(self, step: int, prompt: Prompt, index: int, params: SamplingParams) -> Sample:
         response = self._script(step, prompt, index)

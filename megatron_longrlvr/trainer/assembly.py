@@ -29,17 +29,19 @@ from megatron_longrlvr.parallel.collectives import (
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
-from megatron_longrlvr.rollout.engine import OwnEngine, SamplingParams
+from megatron_longrlvr.rollout.engine import AheadEngine, OwnEngine, SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
 from megatron_longrlvr.rollout.vllm_library import EngineShape, start_llm
 from megatron_longrlvr.stages import Sample
-from megatron_longrlvr.trainer.collect import Collector, DataShare
+from megatron_longrlvr.trainer.async_loop import SamplesAhead
+from megatron_longrlvr.trainer.collect import Collector
 from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
 from megatron_longrlvr.trainer.mismatch_evidence import Witness, examine
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
+from megatron_longrlvr.trainer.sampling import DataShare, PromptDraw, Sampler, SamplesOnDemand
 from megatron_longrlvr.trainer.step import StepParts
 
 
@@ -168,24 +170,39 @@ def _build_collector(
     engine: OwnEngine,
     scorer: RewardScorer,
 ) -> Collector:
+    share = DataShare(
+        rank=groups.dp_rank,
+        size=groups.layout.dp,
+        all_agree=lambda flag: all_ranks_agree(flag, groups.dp),
+    )
+    prompts = PromptDraw(source=source, rollout=config.rollout, share=share)
     return Collector(
-        source=source,
-        engine=engine,
+        sampler=build_sampler(config, prompts, engine),
         scorer=scorer,
         rollout=config.rollout,
         algorithm=config.algorithm,
-        params=SamplingParams(
-            max_response_tokens=config.rollout.max_response_tokens,
-            temperature=config.rollout.temperature,
-            top_p=config.rollout.top_p,
-            top_k=config.rollout.top_k,
-            seed=config.run.seed,
-        ),
-        share=DataShare(
-            rank=groups.dp_rank,
-            size=groups.layout.dp,
-            all_agree=lambda flag: all_ranks_agree(flag, groups.dp),
-        ),
+        share=share,
+    )
+
+
+def build_sampler(config: TrainConfig, prompts: PromptDraw, engine: OwnEngine) -> Sampler:
+    """Samples step by step, or ahead of the learner where the recipe allows for staleness."""
+    params = SamplingParams(
+        max_response_tokens=config.rollout.max_response_tokens,
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        top_k=config.rollout.top_k,
+        seed=config.run.seed,
+    )
+    if config.algorithm.max_staleness == 0:
+        return SamplesOnDemand(prompts=prompts, engine=engine, params=params)
+    assert isinstance(engine, AheadEngine), "the recipe's checks let no other engine through"
+    return SamplesAhead(
+        prompts,
+        engine,
+        params,
+        max_staleness=config.algorithm.max_staleness,
+        last_step=config.trainer.steps,
     )
 
 

@@ -8,27 +8,16 @@ solves everything, or nothing, gets smaller batches instead of an endless or abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_longrlvr.algorithms.assign import assign_advantages
 from megatron_longrlvr.config.training import AlgorithmConfig, RolloutConfig
-from megatron_longrlvr.data.sources import PromptSource
 from megatron_longrlvr.rewards.judge.panel import PanelTraffic
 from megatron_longrlvr.rewards.scorer import RewardScorer
-from megatron_longrlvr.rollout.engine import RolloutEngine, SamplingParams
-from megatron_longrlvr.stages import PromptBatch, ScoredBatch, ScoredSample
+from megatron_longrlvr.stages import ScoredBatch, ScoredSample
+from megatron_longrlvr.trainer.sampling import DataShare, Sampler
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataShare:
-    """This data-parallel rank's part of the prompts."""
-
-    rank: int
-    size: int
-    all_agree: Callable[[bool], bool]
-    """Whether a flag is True on every data-parallel rank; all of them call it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +37,12 @@ class Collected:
 
 @dataclass(frozen=True, kw_only=True)
 class Collector:
-    """Draws prompts, samples responses and scores them."""
+    """Samples responses and scores them."""
 
-    source: PromptSource
-    engine: RolloutEngine
+    sampler: Sampler
     scorer: RewardScorer
     rollout: RolloutConfig
     algorithm: AlgorithmConfig
-    params: SamplingParams
     share: DataShare
 
     def collect(self, step: int, stopwatch: Stopwatch) -> Collected:
@@ -87,14 +74,8 @@ class Collector:
         )
 
     def _sample_round(self, step: int, stopwatch: Stopwatch) -> ScoredBatch:
-        drawn = self.source.draw(self.rollout.prompts_per_step)
-        prompts = PromptBatch(
-            step=step,
-            prompts=drawn[self.share.rank :: self.share.size],
-            group_size=self.rollout.group_size,
-        )
         with stopwatch.time("generate"):
-            rollouts = self.engine.generate(prompts, self.params, on_sample=self.scorer.begin)
+            rollouts = self.sampler.sample(step, on_sample=self.scorer.begin)
         with stopwatch.time("score"):
             return self.scorer.score(rollouts)
 

@@ -110,7 +110,7 @@ def _evaluate(run: TrainingRun, *, step: int) -> None:
 
 
 def _step(run: TrainingRun, step: int) -> StepOutcome:
-    prompt_cursor = run.parts.collector.source.state()
+    prompt_cursor = run.parts.collector.sampler.cursor()
     try:
         return run_step(run.parts, step=step)
     except JudgeUnavailable:
@@ -132,7 +132,7 @@ def _save(
         step=step,
         policy_version=learner.version,
         prompt_cursor=(
-            run.parts.collector.source.state() if prompt_cursor is None else prompt_cursor
+            run.parts.collector.sampler.cursor() if prompt_cursor is None else prompt_cursor
         ),
         extra=extra or {},
     )

@@ -45,6 +45,7 @@ def step_metrics(
         **outcome.refit,
         names.UPDATE_SKIPPED: float(not outcome.updates),
         names.ROLLOUT_ROUNDS: float(outcome.collected.rounds),
+        **_staleness_metrics(outcome, groups),
         **_judging_metrics(outcome, groups),
     }
     memory = names.MEMORY_DEVICE_PEAK_GIB if has_cuda() else names.MEMORY_HOST_PEAK_GIB
@@ -80,6 +81,20 @@ def save_samples(outcome: StepOutcome, groups: ProcessGroups, run_dir: Path, *, 
     gathered = gather_objects(tuple(outcome.collected.scored.scored), groups.dp)
     if groups.rank == 0:
         write_samples(run_dir, [scored for share in gathered for scored in share], step=step)
+
+
+def _staleness_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:
+    """Age of the samples that the step learned from, in optimizer steps."""
+    scored = outcome.collected.for_training.scored
+    ages = [float(outcome.version - one.sample.policy_version) for one in scored]
+    switched = sum(bool(one.sample.later_versions) for one in scored)
+    total, count, spread = sum_over(groups.dp, [sum(ages), len(ages), switched])
+    (oldest,) = _largest([max(ages, default=0.0)], groups)
+    return {
+        names.ROLLOUT_STALENESS_MEAN: total / max(count, 1),
+        names.ROLLOUT_STALENESS_MAX: oldest,
+        names.ROLLOUT_MIXED_VERSIONS_FRAC: spread / max(count, 1),
+    }
 
 
 def _judging_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:

@@ -11,7 +11,7 @@ from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.rollout.engine import WeightPublisher
-from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, Sample, UpdateStats
+from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, PolicyVersion, Sample, UpdateStats
 from megatron_longrlvr.trainer.collect import Collected, Collector
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
@@ -36,6 +36,9 @@ class StepParts:
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
     """What a step did, on this rank."""
+
+    version: PolicyVersion
+    """Of the policy that the step started with."""
 
     collected: Collected
     advantages: AdvantageBatch
@@ -66,7 +69,7 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
         PolicyMismatch: Engine and learner are further apart than the recipe allows.
         RefitMismatch: The engine does not hold the weights it was given.
     """
-    stopwatch = Stopwatch()
+    stopwatch, version = Stopwatch(), parts.learner.version
     with stopwatch.time("step"):
         collected = parts.collector.collect(step, stopwatch)
         advantages = assign_advantages(collected.for_training, parts.algorithm)
@@ -88,6 +91,7 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
             with stopwatch.time("publish"):
                 refit = parts.publisher.publish(updates[-1].version)
     return StepOutcome(
+        version=version,
         collected=collected,
         advantages=advantages,
         packed=useful,

@@ -46,6 +46,18 @@ VLLM = {"rollout.engine": "vllm_colocated"}
 
 REFUSED = [
     pytest.param(
+        {"algorithm.max_staleness": 1},
+        2,
+        "algorithm.max_staleness=1 needs an engine .* rollout.engine=megatron does not",
+        id="megatron-cannot-run-ahead",
+    ),
+    pytest.param(
+        {**VLLM, "algorithm.max_staleness": 2},
+        2,
+        "algorithm.max_staleness=2 needs an engine .* rollout.engine=vllm_colocated does not",
+        id="colocated-cannot-run-ahead",
+    ),
+    pytest.param(
         {**VLLM, "rollout.top_p": 0.9},
         2,
         "rollout.engine=vllm_colocated .* set rollout.top_p=1",

@@ -7,68 +7,35 @@ from megatron_longrlvr.config.training import AlgorithmConfig, RolloutConfig
 from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.rollout.scripted import ScriptedEngine, ScriptedResponse
-from megatron_longrlvr.stages import FinishReason, Prompt
-from megatron_longrlvr.trainer.collect import Collector, DataShare
+from megatron_longrlvr.stages import FinishReason
+from megatron_longrlvr.trainer.collect import Collector
+from megatron_longrlvr.trainer.sampling import DataShare, PromptDraw, SamplesOnDemand
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
+from tests.support.word_prompts import CountingSource, Words
 
 RIGHT = "<useful_chunks> <CHUNK_1> </useful_chunks> <answer> x </answer>"
 WRONG = "<useful_chunks> <CHUNK_0> </useful_chunks> <answer> y </answer>"
 GROUP = 2
 
 
-class Words:
-    """A tokenizer whose vocabulary is what it has seen."""
-
-    stop_ids = frozenset({0})
-
-    def __init__(self):
-        self.words = ["<end>"]
-
-    def encode(self, text):
-        self.words += [word for word in text.split() if word not in self.words]
-        return [self.words.index(word) for word in text.split()]
-
-    def decode(self, token_ids):
-        return " ".join(self.words[token] for token in token_ids if token)
-
-
-class Source:
-    """Prompts p0, p1, ... without end."""
-
-    def __init__(self):
-        self.cursor = 0
-
-    def draw(self, num_prompts):
-        start, self.cursor = self.cursor, self.cursor + num_prompts
-        return tuple(prompt(f"p{index}") for index in range(start, self.cursor))
-
-
-def prompt(name) -> Prompt:
-    return Prompt(
-        prompt_id=name,
-        text="",
-        token_ids=(1, 2),
-        question="q",
-        chunks=("a", "b"),
-        evidence_chunk_ids=frozenset({1}),
-        reference_answers=("x",),
-    )
-
-
 def collector(script, *, enabled=True, max_rounds=3, share=None, prompts_per_step=4):
+    rollout = RolloutConfig(
+        prompts_per_step=prompts_per_step, group_size=GROUP, max_response_tokens=20
+    )
+    share = share or DataShare(rank=0, size=1, all_agree=lambda flag: flag)
     return Collector(
-        source=Source(),
-        engine=ScriptedEngine(script, Words()),
-        scorer=RewardScorer(RewardsConfig()),
-        rollout=RolloutConfig(
-            prompts_per_step=prompts_per_step, group_size=GROUP, max_response_tokens=20
+        sampler=SamplesOnDemand(
+            prompts=PromptDraw(source=CountingSource(), rollout=rollout, share=share),
+            engine=ScriptedEngine(script, Words()),
+            params=SamplingParams(max_response_tokens=20, temperature=1.0, seed=0),
         ),
+        scorer=RewardScorer(RewardsConfig()),
+        rollout=rollout,
         algorithm=AlgorithmConfig(
             micro_batch_tokens=100,
             dynamic_sampling={"enabled": enabled, "max_rounds": max_rounds},
         ),
-        params=SamplingParams(max_response_tokens=20, temperature=1.0, seed=0),
-        share=share or DataShare(rank=0, size=1, all_agree=lambda flag: flag),
+        share=share,
     )
 
 
