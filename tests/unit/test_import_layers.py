@@ -31,7 +31,15 @@ LAYERS = {
             "refit.plan",
         ),
     ],
-    "logic": ["data", "rewards", "algorithms", "theory", "evaluation.scoring", "observability"],
+    "logic": [
+        "data",
+        "http",
+        "rewards",
+        "algorithms",
+        "theory",
+        "evaluation.scoring",
+        "observability",
+    ],
     "machines": ["model", "rollout", "refit", "checkpoint", "conversion", "parallel"],
     "assembly": ["trainer", "aligner", "evaluation", "reporting"],
     "doors": ["cli", "__main__"],
@@ -43,7 +51,7 @@ HOMES = {
     "megatron": ["model.mcore", "model.cpu", "parallel.groups", "checkpoint"],
     "transformer_engine": ["model"],
     "vllm": ["rollout", "refit"],
-    "httpcore2": ["rewards.judge"],
+    "httpcore2": ["http"],
     "nemo_aligner": ["aligner"],
 }
 DESCRIPTION_MODULES = [

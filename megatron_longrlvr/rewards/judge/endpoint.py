@@ -1,13 +1,7 @@
-"""One judge server: its connections, limits, circuit breaker, and what its replies mean.
-
-Each request in flight has a connection of its own, kept open for the next one. One pool of n
-connections would be searched from end to end for every request, which at 64 in flight costs more
-than the rest of the request.
-"""
+"""One judge server: its limits, circuit breaker, and what its replies mean."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Mapping
@@ -17,15 +11,19 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
-import httpcore2
-
 from megatron_longrlvr.config.judge import JudgeBreakerConfig, JudgeEndpointConfig, JudgeRetryConfig
+from megatron_longrlvr.http.connections import Connections, HttpFailure, HttpTimeouts, HttpTrouble
 from megatron_longrlvr.rewards.judge.breaker import CircuitBreaker
 from megatron_longrlvr.rewards.judge.clock import Clock
 from megatron_longrlvr.rewards.judge.limits import RateLimit
 from megatron_longrlvr.rewards.judge.query import NoVerdict
-from megatron_longrlvr.rewards.judge.streams import PlainStreams
 
+_PATH = "/chat/completions"
+_REASONS = {
+    HttpTrouble.TIMEOUT: NoVerdict.TIMEOUT,
+    HttpTrouble.BROKEN_REPLY: NoVerdict.BROKEN_REPLY,
+    HttpTrouble.CONNECTION: NoVerdict.CONNECTION,
+}
 # A server that asks for more is passed over until then; longer would outlast any run's patience.
 _MAX_RETRY_AFTER_S = 3600.0
 # Characters of English text per token, for the estimate that the token limit starts from.
@@ -62,27 +60,16 @@ class Endpoint:
         api_key: str | None,
         clock: Clock,
     ) -> None:
-        self._url = httpcore2.URL(f"{config.url.rstrip('/')}/chat/completions")
-        self._headers = [
-            (b"host", config.url.split("/")[2].encode()),
-            (b"content-type", b"application/json"),
-        ]
-        if api_key is not None:
-            self._headers.append((b"authorization", f"Bearer {api_key}".encode()))
-        self._timeout = {
-            "connect": settings.retry.connect_timeout_s,
-            "read": settings.retry.read_timeout_s,
-            "write": settings.retry.read_timeout_s,
-            "pool": None,
-        }
+        key = [] if api_key is None else [(b"authorization", f"Bearer {api_key}".encode())]
+        self._connections = Connections(config.url, count=config.max_concurrent, headers=key)
+        self._timeouts = HttpTimeouts(
+            connect_s=settings.retry.connect_timeout_s, read_s=settings.retry.read_timeout_s
+        )
         self._max_tokens = settings.max_tokens
         self._clock = clock
         self._asked_to_wait_until = -math.inf
         self._requests = _limit(config.requests_per_minute, clock)
         self._tokens = _limit(config.tokens_per_minute, clock)
-        self._connections = _connections(config)
-        self._free = list(self._connections)
-        self._places = asyncio.Semaphore(config.max_concurrent)
         self.breaker = CircuitBreaker(settings.breaker, clock)
         self.max_concurrent = config.max_concurrent
         self.num_waiting = 0
@@ -119,8 +106,7 @@ class Endpoint:
         return reply
 
     async def close(self) -> None:
-        for connection in self._connections:
-            await connection.aclose()
+        await self._connections.close()
 
     async def _post(self, body: bytes) -> str:
         estimate = len(body) / _CHARS_PER_TOKEN + self._max_tokens
@@ -128,41 +114,15 @@ class Endpoint:
             await self._requests.take(1)
         if self._tokens is not None:
             await self._tokens.take(estimate)
-        async with self._places:
-            connection = self._free.pop()
-            try:
-                status, headers, content = await self._exchange(connection, body)
-            finally:
-                self._free.append(connection)
-        self._check_status(status, headers)
-        text, num_tokens = _read_completion(content)
+        try:
+            reply = await self._connections.request("POST", _PATH, body, self._timeouts)
+        except HttpFailure as failure:
+            raise RequestFailure(_REASONS[failure.trouble]) from None
+        self._check_status(reply.status, reply.headers)
+        text, num_tokens = _read_completion(reply.content)
         if self._tokens is not None and num_tokens is not None:
             self._tokens.correct(num_tokens - estimate)
         return text
-
-    async def _exchange(
-        self, connection: httpcore2.AsyncConnectionPool, body: bytes
-    ) -> tuple[int, Mapping[bytes, bytes], bytes]:
-        request = httpcore2.Request(
-            "POST",
-            self._url,
-            headers=[*self._headers, (b"content-length", str(len(body)).encode())],
-            content=body,
-            extensions={"timeout": self._timeout},
-        )
-        try:
-            response = await connection.handle_async_request(request)
-            try:
-                headers = {name.lower(): value for name, value in response.headers}
-                return response.status, headers, await response.aread()
-            finally:
-                await response.aclose()
-        except httpcore2.TimeoutException:
-            raise RequestFailure(NoVerdict.TIMEOUT) from None
-        except httpcore2.RemoteProtocolError:
-            raise RequestFailure(NoVerdict.BROKEN_REPLY) from None
-        except (httpcore2.NetworkError, httpcore2.ProtocolError):
-            raise RequestFailure(NoVerdict.CONNECTION) from None
 
     def _check_status(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -177,20 +137,6 @@ class Endpoint:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RequestFailure(NoVerdict.SERVER_ERROR)
         raise RequestFailure(NoVerdict.REFUSED)
-
-
-def _connections(config: JudgeEndpointConfig) -> list[httpcore2.AsyncConnectionPool]:
-    is_plain = config.url.startswith("http://")
-    # Shared, because reading certificates takes milliseconds.
-    context = None if is_plain else httpcore2.default_ssl_context()
-    return [
-        httpcore2.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=1,
-            network_backend=PlainStreams() if is_plain else None,
-        )
-        for _ in range(config.max_concurrent)
-    ]
 
 
 def retry_after_s(value: str | None, *, now: datetime) -> float | None:

@@ -6,18 +6,16 @@ by ``collect``; equal queries share one judgement.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from megatron_longrlvr.config.judge import JudgeConfig
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.http.background import BackgroundLoop
 from megatron_longrlvr.rewards.judge.cache import VerdictCache
 from megatron_longrlvr.rewards.judge.client import JudgeClient, required_keys
 from megatron_longrlvr.rewards.judge.query import JudgeQuery, JudgeTraffic
@@ -26,9 +24,6 @@ from megatron_longrlvr.stages import Judgement, Verdict
 
 # Nobody can get this wrong; what counts is that a verdict comes at all.
 _PROBE = JudgeQuery(question="What is two plus two?", references=("four",), answer="four")
-_CLOSE_TIMEOUT_S = 10.0
-
-_Value = TypeVar("_Value")
 
 
 class JudgeService:
@@ -38,14 +33,12 @@ class JudgeService:
         self._client = client
         self._cache = cache
         self._pending: dict[JudgeQuery, Future[Judgement]] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
-        self._thread.start()
+        self._background = BackgroundLoop("judge")
 
     def start(self, query: JudgeQuery) -> None:
         """Begin to judge, unless the same is under way."""
         if query not in self._pending:
-            self._pending[query] = self._submit(self._judge(query))
+            self._pending[query] = self._background.submit(self._judge(query))
 
     def collect(self, queries: Sequence[JudgeQuery]) -> list[Judgement]:
         """Wait for verdicts; what was started and is not asked for here is forgotten."""
@@ -63,7 +56,7 @@ class JudgeService:
 
     def probe(self) -> bool:
         """Ask something easy, once, past the cache."""
-        vote = self._submit(self._client.ask(_PROBE, max_attempts=1)).result()
+        vote = self._background.submit(self._client.ask(_PROBE, max_attempts=1)).result()
         return vote.verdict is not Verdict.NONE
 
     def take_traffic(self) -> JudgeTraffic:
@@ -71,12 +64,7 @@ class JudgeService:
 
     def close(self) -> None:
         """End the thread; what is under way is given up. Closing twice does nothing."""
-        if self._loop.is_closed():
-            return
-        self._submit(self._shut_down()).result(timeout=_CLOSE_TIMEOUT_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
-        self._loop.close()
+        self._background.close(self._client.close)
         if self._cache is not None:
             self._cache.close()
 
@@ -92,16 +80,6 @@ class JudgeService:
             reason=vote.reason.value if vote.reason is not None else "",
             latency_s=time.monotonic() - started,
         )
-
-    def _submit(self, work: Coroutine[Any, Any, _Value]) -> Future[_Value]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    async def _shut_down(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.close()
 
 
 def open_judge(config: JudgeConfig, *, run_dir: Path | None) -> JudgeService:

@@ -53,7 +53,7 @@ class PlainStreams(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        assert local_address is None, "the judge does not choose its own address"
+        assert local_address is None, "nobody chooses the local address"
         assert socket_options is None, "nor options"
         with _translated(httpcore2.ConnectError, httpcore2.ConnectTimeout):
             async with asyncio.timeout(timeout):
