@@ -17,11 +17,17 @@ from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.model.hf_export import export_hf
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.observability import names
-from megatron_longrlvr.refit.checksum import checksum, sample_columns
+from megatron_longrlvr.refit.checksum import checksum
+from megatron_longrlvr.refit.marks import (
+    explain_difference,
+    held_names,
+    mark,
+    marked_columns,
+    read_mark,
+)
 from megatron_longrlvr.refit.readback import Holding, holdings
 from megatron_longrlvr.stages import PolicyVersion
 
-_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 _GIGA = 1e9
 
 
@@ -138,28 +144,19 @@ class ProcessPublisher:
             yield bucket
 
     def _mark(self, update: _Update, name: str, tensor: Tensor) -> None:
-        held = [name]
-        if name == _EMBEDDING and self.policy.spec.tie_word_embeddings:
-            held.append(_OUTPUT)
-        for engine_name in held:
+        for engine_name in held_names(name, is_tied=self.policy.spec.tie_word_embeddings):
             holding = self.holdings.get(engine_name)
             if holding is not None:
-                part = tensor[holding.rows]
-                if holding.columns is not None:
-                    part = part[:, self._columns(holding, update)]
-                update.marks[engine_name] = checksum(part.to(holding.dtype))
+                update.marks[engine_name] = mark(tensor, holding, self._columns(holding, update))
 
     def _columns(self, holding: Holding, update: _Update) -> list[int]:
-        assert holding.columns is not None, "one dim has no columns"
-        width = holding.columns.stop - holding.columns.start
-        chosen = sample_columns(
-            holding.hf_name, width, count=update.num_columns, version=update.version
-        )
-        return [holding.columns.start + column for column in chosen]
+        return marked_columns(holding, count=update.num_columns, version=update.version)
 
     def _compare(self, update: _Update) -> None:
         if differing := self._differing(update):
-            raise RefitMismatch(_explain(differing, update))
+            raise RefitMismatch(
+                explain_difference(differing, total=len(update.marks), version=update.version)
+            )
 
     def _differing(self, update: _Update) -> list[str]:
         return [
@@ -168,8 +165,7 @@ class ProcessPublisher:
 
     def _read_mark(self, name: str, update: _Update) -> int:
         holding = self.holdings[name]
-        columns = [] if holding.columns is None else self._columns(holding, update)
-        return checksum(holding.read(columns).to(holding.dtype))
+        return read_mark(holding, self._columns(holding, update))
 
     def _reset_prefix_cache(self, version: PolicyVersion) -> None:
         if not self.llm.reset_prefix_cache():
@@ -195,22 +191,3 @@ def num_cached_blocks(llm: Any) -> int:  # noqa: ANN401 - untyped vllm
     """Blocks that a later prompt could find in the prefix cache."""
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     return len(scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block)
-
-
-def _explain(differing: list[str], update: _Update) -> str:
-    version, total = update.version, len(update.marks)
-    if differing == [_OUTPUT]:
-        return (
-            f"the engine computes with a stale output layer after the update to version {version}: "
-            f"{_OUTPUT} differs from what was sent and every other of {total} tensors agrees"
-        )
-    shown = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
-    if len(differing) == total:
-        return (
-            f"the engine computes with other weights than version {version}: "
-            f"all {total} tensors differ from what was sent"
-        )
-    return (
-        f"the engine does not hold version {version}: {len(differing)} of {total} tensors differ "
-        f"from what was sent ({shown})"
-    )
