@@ -56,7 +56,7 @@ def _check_engine(config: TrainConfig, layout: ParallelLayout) -> None:
             f"rollout.top_p={rollout.top_p} and rollout.top_k={rollout.top_k} leave, which the "
             "learner does not train; set rollout.top_p=1 and rollout.top_k=0"
         )
-    if layout.world_size % rollout.vllm.tensor_parallel:
+    if rollout.engine == "vllm_colocated" and layout.world_size % rollout.vllm.tensor_parallel:
         raise ConfigError(
             f"rollout.vllm.tensor_parallel={rollout.vllm.tensor_parallel} does not divide the "
             f"{layout.world_size} processes of this run"

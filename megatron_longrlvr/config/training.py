@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from megatron_longrlvr.config.mismatch import MismatchConfig
+from megatron_longrlvr.config.rollout_server import RolloutServerConfig
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.config.vllm import VllmConfig
 
@@ -25,12 +26,14 @@ class RunSection(Section):
 class RolloutConfig(Section):
     """How responses are sampled."""
 
-    engine: Literal["megatron", "vllm_colocated"] = "megatron"
+    engine: Literal["megatron", "vllm_colocated", "vllm_server"] = "megatron"
     """``megatron`` decodes with a key/value cache on the learner's own weights;
     ``vllm_colocated`` runs vLLM inside the training processes and hands it the new weights after
-    each step."""
+    each step; ``vllm_server`` does so with vLLM in processes of its own, which can sample while the
+    learner trains."""
 
     vllm: VllmConfig = VllmConfig()
+    server: RolloutServerConfig = RolloutServerConfig()
 
     prompts_per_step: int = Field(gt=0)
     """Over all data-parallel ranks."""

@@ -17,13 +17,10 @@ from megatron_longrlvr.data.tokenizer import load_tokenizer
 from megatron_longrlvr.errors import CheckpointError, ConfigError
 from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.trainer.assembly import (
-    build_engine,
-    build_evaluator,
-    build_learner,
-    model_folder,
-)
+from megatron_longrlvr.trainer.assembly import build_evaluator, build_learner
+from megatron_longrlvr.trainer.engines import build_engine
 from megatron_longrlvr.trainer.judging import build_scorer
+from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.session import process_groups
 
 
@@ -67,6 +64,7 @@ def evaluate_target(target: str, overrides: Sequence[str]) -> dict[str, float] |
             metrics, _ = evaluator.evaluate()
         finally:
             scorer.close()
+            engine.close()
         if groups.rank > 0:
             return None
     _show(metrics, f"{measured} on {_describe(config)}")

@@ -7,7 +7,6 @@ loader cuts it for the engine's ranks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +25,10 @@ from vllm.model_executor.model_loader.reload import (
 
 from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.refit.checksum import checksum
-from megatron_longrlvr.refit.marks import read_mark
+from megatron_longrlvr.refit.marks import marked_columns, read_mark
 from megatron_longrlvr.refit.readback import holdings
 from megatron_longrlvr.refit.receiver import pack_tied_output
-
-BACKEND = "longrlvr_files"
+from megatron_longrlvr.refit.settings import FILES_BACKEND
 
 
 @dataclass
@@ -98,20 +96,21 @@ class RefitExtension:
             for part in holdings(self.model_runner.model)
         }
 
-    def longrlvr_read_marks(self, columns_by_name: str) -> dict[str, str]:
+    def longrlvr_read_marks(self, version: str, num_columns: str) -> dict[str, str]:
         """Marks of what this worker computes with, as text.
 
         Args:
-            columns_by_name: JSON; columns of the whole tensor by Hugging Face name.
+            version: Policy version, in digits.
+            num_columns: Columns to compare of each tensor, in digits.
         """
-        wanted = json.loads(columns_by_name)
         return {
-            part.hf_name: str(read_mark(part, wanted[part.hf_name]))
+            part.hf_name: str(
+                read_mark(part, marked_columns(part, count=int(num_columns), version=int(version)))
+            )
             for part in holdings(self.model_runner.model)
-            if part.hf_name in wanted
         }
 
 
 # vLLM's factory refuses a name twice and offers no look-up.
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, FileReceiver)
+if FILES_BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(FILES_BACKEND, FileReceiver)

@@ -17,6 +17,7 @@ from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.model.hf_export import export_hf
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.observability import names
+from megatron_longrlvr.refit.buckets import fill_buckets
 from megatron_longrlvr.refit.checksum import checksum
 from megatron_longrlvr.refit.marks import (
     explain_difference,
@@ -26,21 +27,10 @@ from megatron_longrlvr.refit.marks import (
     read_mark,
 )
 from megatron_longrlvr.refit.readback import Holding, holdings
+from megatron_longrlvr.refit.settings import RefitSettings
 from megatron_longrlvr.stages import PolicyVersion
 
 _GIGA = 1e9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefitSettings:
-    """How weights are handed over."""
-
-    bucket_bytes: int
-    verify_every: int
-    """Updates per verified one, the first included; 0 verifies none."""
-
-    verify_columns: int | None
-    """Columns per tensor; None for all of them."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +43,6 @@ class _Update:
     """Columns to compare of each tensor; None for all of them."""
 
     num_bytes: int = 0
-    num_tensors: int = 0
     marks: dict[str, int] = field(default_factory=dict)
     """Checksum of the sampled columns by the name under which the engine holds them."""
 
@@ -112,7 +101,7 @@ class ProcessPublisher:
 
     def _send(self, update: _Update) -> None:
         self.llm.start_weight_update()
-        for bucket in self._buckets(update):
+        for bucket in fill_buckets(self._tensors(update), bucket_bytes=self.settings.bucket_bytes):
             checksums = None
             if update.is_verified:
                 checksums = {name: checksum(tensor) for name, tensor in bucket.items()}
@@ -127,21 +116,12 @@ class ProcessPublisher:
         }
         self.llm.update_weights({"update_info": info})
 
-    def _buckets(self, update: _Update) -> Iterator[dict[str, Tensor]]:
-        bucket: dict[str, Tensor] = {}
-        num_bytes = 0
+    def _tensors(self, update: _Update) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in export_hf(self.policy, bucket_bytes=self.settings.bucket_bytes):
             if update.is_verified:
                 self._mark(update, name, tensor)
-            if bucket and num_bytes + tensor.nbytes > self.settings.bucket_bytes:
-                yield bucket
-                bucket, num_bytes = {}, 0
-            bucket[name] = tensor
-            num_bytes += tensor.nbytes
             update.num_bytes += tensor.nbytes
-            update.num_tensors += 1
-        if bucket:
-            yield bucket
+            yield name, tensor
 
     def _mark(self, update: _Update, name: str, tensor: Tensor) -> None:
         for engine_name in held_names(name, is_tied=self.policy.spec.tie_word_embeddings):

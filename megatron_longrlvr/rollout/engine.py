@@ -69,3 +69,7 @@ class WeightPublisher(Protocol):
 
 class OwnEngine(RolloutEngine, WeightPublisher, Protocol):
     """An engine that the run has built and keeps at the learner's weights."""
+
+    def close(self) -> None:
+        """Let go of what it holds; it samples no more."""
+        ...

@@ -102,6 +102,9 @@ class MegatronEngine:
         self.version = version
         return {}
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def generate(
         self, prompts: PromptBatch, params: SamplingParams, *, on_sample: OnSample | None = None
     ) -> RolloutBatch:

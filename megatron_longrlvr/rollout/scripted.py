@@ -73,6 +73,9 @@ class ScriptedEngine:
                     on_sample(samples[-1])
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def begin(self, prompts: PromptBatch, params: SamplingParams) -> PendingRollouts:
         """Answer with the version of this moment; see ``AheadEngine``."""
         return _Written(self.generate(prompts, params))

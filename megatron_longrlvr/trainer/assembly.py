@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
 from megatron_longrlvr.algorithms.packing import Peers
 from megatron_longrlvr.checkpoint.manifest import latest
 from megatron_longrlvr.checkpoint.store import load_checkpoint
-from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.config.schema import TrainConfig
-from megatron_longrlvr.config.training import AlgorithmConfig, RolloutConfig
+from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
 from megatron_longrlvr.data.sources import PromptSource
 from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
@@ -30,31 +29,19 @@ from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.engine import AheadEngine, OwnEngine, SamplingParams
-from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
-from megatron_longrlvr.rollout.vllm_library import EngineShape, start_llm
 from megatron_longrlvr.stages import Sample
 from megatron_longrlvr.trainer.async_loop import SamplesAhead
 from megatron_longrlvr.trainer.collect import Collector
+from megatron_longrlvr.trainer.engines import build_engine
 from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
 from megatron_longrlvr.trainer.mismatch_evidence import Witness, examine
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
+from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
 from megatron_longrlvr.trainer.sampling import DataShare, PromptDraw, Sampler, SamplesOnDemand
 from megatron_longrlvr.trainer.step import StepParts
-
-
-def model_folder(path: str) -> Path:
-    """Folder that ``model.path`` names: in the working directory, or shipped with the package.
-
-    Raises:
-        ConfigError: There is no such folder.
-    """
-    for folder in (Path(path), RECIPES / path):
-        if (folder / "config.json").is_file():
-            return folder
-    raise ConfigError(f"model.path={path!r} is no model folder: it holds no config.json")
 
 
 def check_model(spec: ModelSpec, layout: ParallelLayout, *, longest_tokens: int) -> None:
@@ -114,6 +101,8 @@ def assemble(
         source.restore(state.prompt_cursor)
         first_step, is_eval_due = state.step, EVAL_DUE in state.extra
     engine.publish(learner.version)
+    closing = ExitStack()
+    closing.callback(engine.close)
     journal = _open_journal(config, groups, run_dir, first_step=first_step)
     if checkpoint is not None:
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
@@ -126,6 +115,7 @@ def assemble(
         say=journal.say,
         is_stop_asked=is_stop_asked,
     )
+    closing.callback(scorer.close)
     return TrainingRun(
         parts=StepParts(
             collector=_build_collector(config, groups, source, engine, scorer),
@@ -145,6 +135,7 @@ def assemble(
         first_step=first_step,
         is_eval_due=is_eval_due,
         fingerprint=fingerprint(config),
+        close=closing.close,
     )
 
 
@@ -225,67 +216,6 @@ def build_learner(config: TrainConfig, groups: ProcessGroups) -> Learner:
         temperature=config.rollout.temperature,
     )
     return Learner(policy, settings, reference=reference)
-
-
-def build_engine(config: TrainConfig, policy: Policy, tokenizer: Tokenizer) -> OwnEngine:
-    """The engine that ``rollout.engine`` names; without weights until it is published to.
-
-    Raises:
-        ConfigError: A stop string is not one token, or the engine is not installed.
-    """
-    stop_ids = _stop_ids(config.rollout, tokenizer)
-    if config.rollout.engine == "vllm_colocated":
-        return _build_vllm_engine(config, policy, tokenizer, stop_ids)
-    return MegatronEngine(
-        policy,
-        tokenizer,
-        max_concurrent_samples=config.rollout.max_concurrent_samples,
-        stop_ids=stop_ids,
-    )
-
-
-def _stop_ids(rollout: RolloutConfig, tokenizer: Tokenizer) -> frozenset[int]:
-    stop_ids = set(tokenizer.stop_ids)
-    for text in rollout.stop:
-        token_ids = tokenizer.encode(text)
-        if len(token_ids) != 1:
-            raise ConfigError(f"rollout.stop: {text!r} is {len(token_ids)} tokens, must be one")
-        stop_ids.update(token_ids)
-    return frozenset(stop_ids)
-
-
-def _build_vllm_engine(
-    config: TrainConfig, policy: Policy, tokenizer: Tokenizer, stop_ids: frozenset[int]
-) -> OwnEngine:
-    rollout, vllm = config.rollout, config.rollout.vllm
-    longest = config.data.max_prompt_tokens + rollout.max_response_tokens
-    shape = EngineShape(
-        model_folder=model_folder(config.model.path),
-        dtype=config.model.dtype,
-        head_dim=policy.spec.head_dim,
-        max_model_len=vllm.max_model_len or longest,
-        max_concurrent_samples=rollout.max_concurrent_samples,
-        rank=policy.groups.rank,
-    )
-    llm = start_llm(shape, vllm)
-    # Imports vLLM, which is known to be there by now.
-    from megatron_longrlvr.refit.publisher import ProcessPublisher, RefitSettings
-    from megatron_longrlvr.rollout.vllm_colocated import VllmColocatedEngine
-
-    settings = RefitSettings(
-        bucket_bytes=vllm.bucket_mib * 2**20,
-        verify_every=vllm.verify_every,
-        verify_columns=vllm.verify_columns,
-    )
-    return VllmColocatedEngine(
-        llm,
-        ProcessPublisher(policy, llm, settings),
-        tokenizer,
-        policy.groups,
-        stop_ids=stop_ids,
-        tensor_parallel=vllm.tensor_parallel,
-        sleep_level=vllm.sleep_level,
-    )
 
 
 def build_guard(config: TrainConfig, policy: Policy, engine: OwnEngine) -> MismatchGuard:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from megatron_longrlvr.checkpoint.manifest import checkpoint_directory, prune
@@ -45,6 +45,9 @@ class TrainingRun:
 
     fingerprint: str
     """Of the configuration, for the checkpoints."""
+
+    close: Callable[[], None]
+    """Lets go of the judge and of the engine."""
 
 
 def train(run: TrainingRun, stop: StopRequest) -> bool:

@@ -20,9 +20,10 @@ from megatron_longrlvr.parallel.groups import (
     start_process_groups,
 )
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.trainer.assembly import assemble, model_folder
+from megatron_longrlvr.trainer.assembly import assemble
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.loop import train
+from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.run_dir import RunDir, claim_run_dir
 
 STOPPED_EXIT_CODE = 130
@@ -70,7 +71,7 @@ def run_training(config: TrainConfig) -> int:
             run.journal.say(f"stopped: {outage}; a checkpoint is saved, the same command goes on")
             return JudgeUnavailable.EXIT_CODE
         finally:
-            run.parts.collector.scorer.close()
+            run.close()
             run.journal.close()
         if is_complete and groups.rank == 0:
             run_dir.mark_finished(config.trainer.steps)

@@ -24,10 +24,11 @@ from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
-from megatron_longrlvr.trainer.assembly import check_model, data_parallel_peers, model_folder
+from megatron_longrlvr.trainer.assembly import check_model, data_parallel_peers
 from megatron_longrlvr.trainer.demonstrations import Demonstrations
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import open_journal, silent_journal
+from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, process_groups, share_run_dir

@@ -37,7 +37,7 @@ def start_engine(
     folder: Path, world_size: int = 1, *, engine_dtype: str = "fp32", **vllm: Any
 ) -> tuple[Policy, Any]:
     """A policy and the engine of this rank; the engine has not been published to."""
-    from megatron_longrlvr.trainer.assembly import build_engine
+    from megatron_longrlvr.trainer.engines import build_engine
 
     policy = start_policy(folder, {}, world_size)
     config = vllm_config(folder, Path("unused"), model__dtype=engine_dtype, vllm=vllm)

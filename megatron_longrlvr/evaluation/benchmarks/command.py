@@ -30,7 +30,9 @@ from megatron_longrlvr.evaluation.scoring.command import ScoreOptions, score_fil
 from megatron_longrlvr.parallel.collectives import broadcast_object
 from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.trainer.assembly import build_engine, build_learner, model_folder
+from megatron_longrlvr.trainer.assembly import build_learner
+from megatron_longrlvr.trainer.engines import build_engine
+from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.session import process_groups
 
 
@@ -127,16 +129,19 @@ def _ask(
     questions = read_questions(run, writer, done=done)
     console = Console(stderr=True, quiet=groups.rank > 0)
     console.print(f"{len(questions)} questions to ask, {len(done)} done before")
-    with Progress(console=console, disable=groups.rank > 0) as progress:
-        bar = progress.add_task("asking", total=len(questions))
-        counts = ask_questions(
-            questions,
-            config=run,
-            writer=writer,
-            engine=engine,
-            outputs=outputs if groups.rank == 0 else None,
-            on_progress=lambda num_asked: progress.advance(bar, num_asked),
-        )
+    try:
+        with Progress(console=console, disable=groups.rank > 0) as progress:
+            bar = progress.add_task("asking", total=len(questions))
+            counts = ask_questions(
+                questions,
+                config=run,
+                writer=writer,
+                engine=engine,
+                outputs=outputs if groups.rank == 0 else None,
+                on_progress=lambda num_asked: progress.advance(bar, num_asked),
+            )
+    finally:
+        engine.close()
     console.print(
         f"asked {counts.num_asked}: {counts.num_cut} with a document cut in the middle, "
         f"{counts.num_aborted} given up by the engine"

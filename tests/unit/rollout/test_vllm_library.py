@@ -28,7 +28,7 @@ def install(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("install")
 def test_missing_vllm_is_named_with_what_installs_it():
     with pytest.raises(ConfigError, match=r"vLLM, which is missing; .*launch/setup.sh --vllm"):
-        require_vllm()
+        require_vllm("vllm_colocated")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_missing_vllm_is_named_with_what_installs_it():
 def test_other_versions_are_refused_by_their_number(install, name, version):
     install(name, version)
     with pytest.raises(ConfigError, match=f"needs vLLM 0.32 and finds {name} {version}"):
-        require_vllm()
+        require_vllm("vllm_colocated")
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_other_versions_are_refused_by_their_number(install, name, version):
 )
 def test_known_versions_pass(install, name, version):
     install(name, version)
-    require_vllm()
+    require_vllm("vllm_colocated")
