@@ -117,15 +117,16 @@ class ServerPublisher:
                 problem = f"version {version} did not get to the rollout servers: {failure}"
         for _ in tensors:  # the other ranks' part in it, or what a failure has left over
             pass
-        problem = broadcast_object(problem, world)
+        told = (problem, update.num_bytes, verify_s)
+        problem, num_bytes, verify_s = broadcast_object(told, world)
         if problem:
             raise RefitMismatch(problem)
         self._wait(self.pool.hold(version))
         self.num_updates += 1
         seconds = time.perf_counter() - start - verify_s
         return {
-            names.REFIT_GB: update.num_bytes / _GIGA,
-            names.REFIT_GB_PER_S: update.num_bytes / _GIGA / seconds,
+            names.REFIT_GB: num_bytes / _GIGA,
+            names.REFIT_GB_PER_S: num_bytes / _GIGA / seconds,
             names.REFIT_VERIFY_S: verify_s,
         }
 
@@ -204,7 +205,7 @@ class ServerPublisher:
                 differing = [
                     name
                     for name, found in marks.items()
-                    if str(update.marks[name, _place(_read_part(name, parts[name]))]) != found
+                    if str(update.marks.get((name, _place(_read_part(name, parts[name]))))) != found
                 ]
                 if differing:
                     explained = explain_difference(

@@ -179,8 +179,8 @@ class PendingSamples:
             shares = gather_objects(share, groups.world)
             problem = next((text for _, _, text in shares if text), "")
             if not is_alone:
-                own = next(
-                    (found for rank, found, _ in shares if rank == groups.dp_rank and found), own
+                own = own or next(
+                    found for rank, found, _ in shares if rank == groups.dp_rank and found
                 )
         if problem:
             raise RuntimeError(problem)

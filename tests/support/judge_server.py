@@ -9,14 +9,14 @@ obeys the first thing in the prompt that looks like a verdict or an order, as a 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
+
+from tests.support.http_server import HttpReply, HttpServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +57,20 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class Reply(HttpReply):
     """What goes out."""
 
     content: str = ""
     """Of the message; replaced by ``body`` where that is given."""
 
     body: bytes | None = None
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    latency_s: float = 0.0
-    sent_share: float = 1.0
-    """Below 1 the connection breaks off in the middle of the reply; at 0 before it."""
 
-    hangs: bool = False
-    """Nothing is sent and the connection stays open."""
+    def as_http(self) -> HttpReply:
+        if self.body is not None:
+            return self
+        message = {"role": "assistant", "content": self.content}
+        completion = {"choices": [{"index": 0, "message": message}], "usage": {"total_tokens": 50}}
+        return replace(self, body=json.dumps(completion).encode())
 
 
 Script = Callable[[Request], Reply]
@@ -123,93 +122,21 @@ def echoing(request: Request) -> Reply:
     return honest(request) if order is None else verdict(order)
 
 
-class JudgeServer:
+class JudgeServer(HttpServer):
     """Serves one script at ``url`` while it is entered."""
 
     def __init__(self, script: Script = honest) -> None:
+        super().__init__()
         self.script = script
         self.requests: list[Request] = []
-        self.num_open = 0
-        self.most_open = 0
-        """Most requests that were being answered at the same time."""
-
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
-        assert self._server is not None, "enter the server first"
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return f"{self.address}/v1"
 
-    def __enter__(self) -> JudgeServer:
-        self._thread.start()
-        self._server = self._run(self._listen())
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._run(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def die(self) -> None:
-        """Refuse further connections and break off those that are open."""
-        self._run(self._end())
-
-    def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
-
-    async def _listen(self) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
-
-    async def _end(self) -> None:
-        assert self._server is not None, "entered"
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await self._answer(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; returns whether the connection stays."""
-        head, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (x.partition(": ") for x in lines)}
-        payload = json.loads(await reader.readexactly(int(headers["content-length"])))
-        if head.split()[1] != "/v1/chat/completions":
-            return await _send(writer, Reply(status=404, body=b"{}"))
+    async def answer(self, route: str, headers: dict[str, str], payload: Any) -> HttpReply:
+        if route != "POST /v1/chat/completions":
+            return HttpReply(status=404)
         request = Request(index=len(self.requests), headers=headers, payload=payload)
         self.requests.append(request)
-        self.num_open += 1
-        self.most_open = max(self.most_open, self.num_open)
-        try:
-            reply = self.script(request)
-            await asyncio.sleep(reply.latency_s)
-            if reply.hangs:
-                await asyncio.Event().wait()
-        finally:
-            self.num_open -= 1
-        return await _send(writer, reply)
-
-
-async def _send(writer: asyncio.StreamWriter, reply: Reply) -> bool:
-    body = reply.body
-    if body is None:
-        message = {"role": "assistant", "content": reply.content}
-        completion = {"choices": [{"index": 0, "message": message}], "usage": {"total_tokens": 50}}
-        body = json.dumps(completion).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    lines = [f"{name}: {value}" for name, value in (headers | reply.headers).items()]
-    data = "\r\n".join([f"HTTP/1.1 {reply.status} Scripted", *lines, "", ""]).encode() + body
-    writer.write(data[: int(len(data) * reply.sent_share)])
-    await writer.drain()
-    return reply.sent_share == 1
+        return self.script(request).as_http()
