@@ -88,7 +88,7 @@ class ServerPublisher:
         self.settings = settings
         self._background = background
         self._folder = transfer_dir
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._connected: set[str] = set()
         self.num_updates = 0
 
@@ -132,7 +132,7 @@ class ServerPublisher:
 
     def _replace(self, update: _Update, tensors: Iterator[tuple[str, Tensor]]) -> float:
         """Send everything; returns the seconds that verifying took."""
-        self._everywhere(lambda client: client.pause(keeps_running=self._in_flight))
+        self._everywhere(lambda client: client.pause(keeps_running=self.in_flight))
         new = set(self._everywhere(_do_nothing)) - self._connected
         if new:
             self._everywhere(lambda client: _connect(client, new))
@@ -187,7 +187,7 @@ class ServerPublisher:
 
     def _reset_prefix_cache(self, version: PolicyVersion) -> None:
         done = self._everywhere(
-            lambda client: client.reset_prefix_cache(with_running=self._in_flight)
+            lambda client: client.reset_prefix_cache(with_running=self.in_flight)
         )
         for url, is_reset in done.items():
             if not is_reset:

@@ -8,7 +8,7 @@ computes their prompt once.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -22,6 +22,7 @@ from megatron_longrlvr.rollout.engine import OnSample, SamplingParams, WeightPub
 from megatron_longrlvr.rollout.sampling import sample_key
 from megatron_longrlvr.rollout.server_client import RequestRefused, ServerFault, WrittenSample
 from megatron_longrlvr.rollout.server_pool import ServerPool, ServersFailed
+from megatron_longrlvr.rollout.server_process import ServerProcess
 from megatron_longrlvr.stages import (
     PolicyVersion,
     Prompt,
@@ -47,7 +48,7 @@ class VllmServerEngine:
         groups: ProcessGroups,
         *,
         stop_ids: frozenset[int],
-        on_close: Callable[[], None] = lambda: None,
+        processes: Sequence[ServerProcess] = (),
     ) -> None:
         """Use servers that are there.
 
@@ -58,7 +59,7 @@ class VllmServerEngine:
             tokenizer: The policy's.
             groups: Of this rank.
             stop_ids: Tokens that end a response.
-            on_close: Called at the end, when no request is under way.
+            processes: Servers that end with the engine.
         """
         self.pool = pool
         self.publisher = publisher
@@ -67,7 +68,7 @@ class VllmServerEngine:
         self.stop_ids = stop_ids
         self.version = PolicyVersion(0)
         self._background = background
-        self._on_close = on_close
+        self.processes = processes
 
     def publish(self, version: PolicyVersion) -> Mapping[str, float]:
         """Hand the policy's weights to all servers; see ``WeightPublisher``.
@@ -103,7 +104,8 @@ class VllmServerEngine:
     def close(self) -> None:
         """Give up what is under way and let go of the servers. Closing twice does nothing."""
         self._background.close(self.pool.close)
-        self._on_close()
+        for process in self.processes:
+            process.stop()
 
     def _request(
         self, step: int, prompt: Prompt, index: int, params: SamplingParams

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from megatron_longrlvr.config.schema import TrainConfig
@@ -106,7 +105,7 @@ def _build_server(
         tokenizer,
         groups,
         stop_ids=stop_ids,
-        on_close=partial(_stop, processes),
+        processes=processes,
     )
 
 
@@ -135,11 +134,6 @@ def _start_servers(
     if problem is not None:
         raise problem
     return urls, processes
-
-
-def _stop(processes: Sequence[ServerProcess]) -> None:
-    for process in processes:
-        process.stop()
 
 
 def _check_one_node(groups: ProcessGroups) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,19 @@ def vllm_config(folder: Path, run_dir: Path, **changes: Any) -> TrainConfig:
 
 
 def start_engine(
-    folder: Path, world_size: int = 1, *, engine_dtype: str = "fp32", **vllm: Any
+    folder: Path,
+    world_size: int = 1,
+    *,
+    engine_dtype: str = "fp32",
+    run_dir: Path = Path("unused"),
+    changes: Mapping[str, Any] | None = None,
+    **vllm: Any,
 ) -> tuple[Policy, Any]:
     """A policy and the engine of this rank; the engine has not been published to."""
     from megatron_longrlvr.trainer.engines import build_engine
 
     policy = start_policy(folder, {}, world_size)
-    config = vllm_config(folder, Path("unused"), model__dtype=engine_dtype, vllm=vllm)
+    config = vllm_config(folder, run_dir, model__dtype=engine_dtype, vllm=vllm, **(changes or {}))
     return policy, build_engine(config, policy, load_tokenizer(folder))
 
 

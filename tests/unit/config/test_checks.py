@@ -11,7 +11,14 @@ from tests.unit.config.recipe_content import train_config
 
 TRAIN_FILES = {"kind": "files", "paths": ["a.jsonl", "b.jsonl"]}
 
+AHEAD = {
+    "rollout.engine": "vllm_server",
+    "algorithm.max_staleness": 1,
+    "algorithm.mismatch": {"importance": "truncated"},
+}
+
 ACCEPTED = [
+    pytest.param(AHEAD, 2, id="samples-ahead"),
     pytest.param({}, 2, id="as-written"),
     pytest.param({"rollout.prompts_per_step": 9}, 1, id="one-rank-takes-all"),
     pytest.param({"rollout.prompts_per_step": 9, "layout": {"tp": 2}}, 2, id="tp-does-not-share"),
@@ -25,6 +32,9 @@ ACCEPTED = [
         },
         2,
         id="vllm-that-fits",
+    ),
+    pytest.param(
+        {**AHEAD, "rollout.vllm": {"tensor_parallel": 3}}, 2, id="servers-have-ranks-of-their-own"
     ),
     pytest.param({"algorithm.kl": {"estimator": "k1"}}, 2, id="kl-is-off"),
     pytest.param(
@@ -56,6 +66,18 @@ REFUSED = [
         2,
         "algorithm.max_staleness=2 needs an engine .* rollout.engine=vllm_colocated does not",
         id="colocated-cannot-run-ahead",
+    ),
+    pytest.param(
+        {**AHEAD, "algorithm.mismatch": {}},
+        2,
+        "algorithm.max_staleness=1 .* set algorithm.mismatch.importance=truncated",
+        id="stale-and-not-corrected",
+    ),
+    pytest.param(
+        {**AHEAD, "algorithm.dynamic_sampling": {"enabled": True}},
+        2,
+        "algorithm.max_staleness=1 .* set algorithm.dynamic_sampling.enabled=false",
+        id="ahead-of-what-is-not-known",
     ),
     pytest.param(
         {**VLLM, "rollout.top_p": 0.9},
