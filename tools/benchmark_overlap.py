@@ -4,7 +4,7 @@
 
 One vLLM server on CPU, with a thread of its own, samples for a learner with one thread. A round is
 a run that samples and learns in turn (algorithm.max_staleness=0) and one that samples a step ahead
-(1). Compared is the time of a step, from the third one on. Were nothing lost, the step ahead would
+(1). Compared is the time of a step, the first ones left out. Were nothing lost, the step ahead would
 take the longer of sampling and the rest instead of their sum.
 """
 
@@ -33,7 +33,7 @@ from tests.support.runs import toy_config
 from tests.support.spawn import run_distributed
 from tests.support.wide_heads import HEAD_DIM, write_wide_toy
 
-NUM_STEPS, NUM_WARM = 10, 2
+NUM_STEPS, NUM_WARM = 40, 4
 MAX_SAMPLES = 64
 VLLM = {"kv_cache_gib": 0.1, "block_tokens": 32, "max_model_len": 160, "verify_every": 0}
 TIMEOUT_S = 900.0
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(folder: Path, *, rounds: int) -> list[list[dict[str, float]]]:
-    """Per round, mean seconds of the parts of a step: in turn, and a step ahead."""
+    """Per round, seconds of the parts of a step: in turn, and a step ahead."""
     model = write_wide_toy(folder / "model")
     config = recipe(model, folder / "unused", url="", max_staleness=0)
     shape = EngineShape(
@@ -107,7 +107,7 @@ def recipe(model: Path, run_dir: Path, *, url: str, max_staleness: int) -> Train
 
 
 def time_run(config: TrainConfig) -> dict[str, float]:
-    """Mean seconds of a step and of its waiting for samples, and how old these were."""
+    """Median seconds of a step and of its waiting for samples, and how old these were."""
     assert run_distributed(train, 1, config, timeout_s=TIMEOUT_S) == [0], "the run got to its end"
     records = read_metric_log(Path(config.run.dir) / "metrics.jsonl")
     steps = [record.metrics for record in records if record.step > NUM_WARM]
@@ -119,7 +119,7 @@ def time_run(config: TrainConfig) -> dict[str, float]:
         "response_tokens": "rollout/response_tokens",
     }
     return {
-        name: round(statistics.mean(step[metric] for step in steps), 4)
+        name: round(statistics.median(step[metric] for step in steps), 4)
         for name, metric in names.items()
     }
 
@@ -136,7 +136,7 @@ def describe(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, objec
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     return {
-        "what": f"seconds per step of the toy task, mean of {NUM_STEPS - NUM_WARM} steps, with a "
+        "what": f"seconds per step of the toy task, median of {NUM_STEPS - NUM_WARM} steps, with a "
         "vLLM server on CPU: sampling and learning in turn, and sampling one step ahead",
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
