@@ -4,8 +4,8 @@
 
 One vLLM server on CPU, with a thread of its own, samples for a learner with one thread. A round is
 a run that samples and learns in turn (algorithm.max_staleness=0) and one that samples a step ahead
-(1). Compared is the time of a step, the first ones left out. Were nothing lost, the step ahead would
-take the longer of sampling and the rest instead of their sum.
+(1). Compared is the time of a step, the first ones left out. Were nothing lost, a step of the
+second would take the longer of sampling and the rest instead of their sum.
 """
 
 from __future__ import annotations
