@@ -63,6 +63,9 @@ class ServerPool:
             _Server(ServerClient(url, config, max_concurrent=max_concurrent)) for url in urls
         ]
         self._version: str | None = None
+        """That servers must hold; None while an update is on its way."""
+
+        self._updating: list[_Server] = []
         self._watchers: list[asyncio.Task[None]] = []
         self.num_resent = 0
         """Requests that were sent again, ever."""
@@ -103,7 +106,7 @@ class ServerPool:
     async def update(
         self, action: Callable[[ServerClient], Awaitable[_Value]]
     ) -> dict[str, _Value]:
-        """Do something with every server that is up; one that fails is down afterwards.
+        """Do something with every server that was admitted; one that fails is out and down.
 
         Returns:
             What came of it, by address.
@@ -113,14 +116,15 @@ class ServerPool:
             ServerFault: A server that is well says that it could not.
             RequestRefused: A server finds fault with what is asked.
         """
-        servers = [server for server in self._servers if server.is_up]
+        servers = self._updating
         results = await asyncio.gather(
             *(action(server.client) for server in servers), return_exceptions=True
         )
         done: dict[str, _Value] = {}
-        for server, result in zip(servers, results, strict=True):
+        for server, result in zip(tuple(servers), results, strict=True):
             if isinstance(result, ServerFault) and not await self._is_refusal(server, result):
                 self._take_down(server, str(result))
+                self._updating.remove(server)
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -130,9 +134,15 @@ class ServerPool:
         return done
 
     async def admit_for_update(self) -> None:
-        """Count every server as up that answers, whatever weights it holds."""
+        """Begin an update of every server that answers, whatever weights it holds.
+
+        Until ``hold`` is called, those that were up write on and no other one begins to.
+        """
         self._version = None
-        await asyncio.gather(*(self._check(server) for server in self._servers))
+        held = await asyncio.gather(*(self._ask_version(server) for server in self._servers))
+        self._updating = [
+            server for server, version in zip(self._servers, held, strict=True) if version
+        ]
 
     async def close(self) -> None:
         for server in self._servers:
@@ -183,20 +193,26 @@ class ServerPool:
             await self._check(server)
 
     async def _check(self, server: _Server) -> None:
+        held = await self._ask_version(server)
+        if held is None:
+            if server.num_failures >= self._config.health_failures:
+                self._take_down(server, server.last_failure)
+        elif held == self._version:
+            server.is_up = True
+        elif self._version is not None:  # else an update is on its way
+            self._take_down(server, f"holds version {held} instead of {self._version}")
+
+    async def _ask_version(self, server: _Server) -> str | None:
+        """Version that a server holds; None where it is not well."""
         try:
             async with asyncio.timeout(self._config.health_timeout_s):
                 held = await server.client.version(timeout_s=self._config.health_timeout_s)
         except (ServerFault, RequestRefused, TimeoutError) as failure:
             server.num_failures += 1
             server.last_failure = str(failure) or "a health check timed out"
-            if server.num_failures >= self._config.health_failures:
-                self._take_down(server, server.last_failure)
-            return
+            return None
         server.num_failures = 0
-        if self._version in {None, held}:
-            server.is_up = True
-        else:
-            self._take_down(server, f"holds version {held} instead of {self._version}")
+        return held
 
     def _take_down(self, server: _Server, reason: str) -> None:
         server.is_up = False

@@ -205,6 +205,21 @@ def test_a_server_that_dies_in_an_update_is_left_out(pool1, two, tmp_path):
     assert two[1].answered == []
 
 
+def test_a_server_that_missed_an_update_is_not_asked_before_the_next_one(pool1, two, tmp_path):
+    known, late = two
+    late.is_well, late.version = False, "default"
+
+    def let_the_other_recover(weights):  # noqa: ARG001
+        late.is_well = True
+
+    known.spoils = let_the_other_recover
+    ((found, _),) = pool1.run(publish_twice, addresses(two), tmp_path, {})
+    assert [told for told, _ in found] == [{(0, ())}, {(3, ())}]
+    # All samples after the first update, half of them after the second.
+    assert (len(known.answered), len(late.answered)) == (8 + 4, 4)
+    assert late.routes.count("/finish_weight_update") == 1
+
+
 def test_no_server_left_is_an_error_with_the_cause(pool1, tmp_path):
     with RolloutServer(weights=WEIGHTS) as server:
         address = server.address
