@@ -131,6 +131,10 @@ def train(rank: int, world_size: int, config: TrainConfig) -> int:  # noqa: ARG0
 
 def describe(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, object]:
     """The measurement with what it was taken on."""
+    hidden = [
+        1 - ahead["waiting_for_samples_s"] / in_turn["waiting_for_samples_s"]
+        for in_turn, ahead in rounds
+    ]
     ratios = [ahead["step_s"] / in_turn["step_s"] for in_turn, ahead in rounds]
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -149,6 +153,7 @@ def describe(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, objec
         "rounds": [{"in_turn": in_turn, "ahead": ahead} for in_turn, ahead in rounds],
         "ahead_over_in_turn": [round(ratio, 3) for ratio in ratios],
         "median_ahead_over_in_turn": round(statistics.median(ratios), 3),
+        "share_of_sampling_that_is_not_waited_for": round(statistics.median(hidden), 3),
         "longer_half_over_sum": round(statistics.median(map(_ideal, rounds)), 3),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_longrlvr.checkpoint import manifest
 from megatron_longrlvr.config.load import write_config
+from megatron_longrlvr.config.rollout_server import RolloutServerConfig
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.observability.files import write_atomically
@@ -17,11 +18,17 @@ CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
 
 # Settings that may differ between the starts of one run: where it lies, how long it goes on, what
-# it writes on the way, and by which way verdicts come. Everything else is the run's identity.
+# it writes on the way, and by which way verdicts and samples come. Everything else is the run's
+# identity.
 _MAY_CHANGE = frozenset(
     {
         *("run.dir", "run.name", "trainer", "layout"),
         *(f"rewards.judge.{name}" for name in ("endpoints", "retry", "breaker", "outage", "cache")),
+        *(
+            f"rollout.server.{name}"
+            for name in RolloutServerConfig.model_fields
+            if name != "in_flight_updates"  # decides what weights a sample is written with
+        ),
     }
 )
 

@@ -71,6 +71,17 @@ def test_the_way_to_a_judge_may_change_and_the_judge_may_not(tmp_path):
         claim_run_dir(config(**judge(model="n")), tmp_path, may_write=True)
 
 
+def test_where_samples_come_from_may_change_and_what_weights_write_them_may_not(tmp_path):
+    def served(**server):
+        return config(rollout={"engine": "vllm_server", "server": server})
+
+    claim_run_dir(served(num_servers=2), tmp_path, may_write=True)
+    moved = served(urls=["http://two:8000"], max_attempts=9)
+    assert not claim_run_dir(moved, tmp_path, may_write=True).is_new
+    with pytest.raises(ConfigError, match=r"rollout\.server\.in_flight_updates: False -> True"):
+        claim_run_dir(served(in_flight_updates=True), tmp_path, may_write=True)
+
+
 def test_another_run_is_refused_with_the_setting_that_differs(tmp_path):
     claim_run_dir(config(), tmp_path, may_write=True)
     other = config(optimizer={"lr": 0.01})
