@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class ServerClient:
         # Samples, and beside them health checks and an update.
         self._writing = Connections(url, count=max_concurrent)
         self._control = Connections(url, count=2)
+        self._places = asyncio.Semaphore(max_concurrent)
 
     async def write(self, request: Mapping[str, Any]) -> WrittenSample:
         """Have one sample written.
@@ -58,14 +60,16 @@ class ServerClient:
             RequestRefused: The server finds fault with the request.
             ServerFault: Anything else came but a sample.
         """
-        body = json.dumps(request).encode()
-        reply = await self._request(
-            self._writing,
-            "POST",
-            "/inference/v1/generate",
-            body,
-            timeout_s=self._config.request_timeout_s,
-        )
+        async with self._places:
+            # Only now: the texts of all that wait would be many times the prompts.
+            body = json.dumps(request).encode()
+            reply = await self._request(
+                self._writing,
+                "POST",
+                "/inference/v1/generate",
+                body,
+                timeout_s=self._config.request_timeout_s,
+            )
         return _read_sample(reply)
 
     async def version(self, *, timeout_s: float) -> str:

@@ -95,8 +95,10 @@ class VllmServerEngine:
         pending = PendingSamples(self, prompts, oldest=self.version)
         if _is_first_of_replica(self.groups):
             for place, prompt in enumerate(prompts.prompts):
+                token_ids = list(prompt.token_ids)  # one for the group: prompts are long
                 for index in range(prompts.group_size):
-                    request = self._request(prompts.step, prompt, index, params)
+                    seed = _seed(prompts.step, prompt, index, params)
+                    request = self._request(token_ids, params, seed=seed)
                     future = self._background.submit(self.pool.write(request, place=place))
                     pending.expect(place, index, future)
         return pending
@@ -108,19 +110,16 @@ class VllmServerEngine:
             process.stop()
 
     def _request(
-        self, step: int, prompt: Prompt, index: int, params: SamplingParams
+        self, token_ids: Sequence[int], params: SamplingParams, *, seed: int
     ) -> dict[str, Any]:
-        key = sample_key(
-            seed=params.seed, step=step, prompt_id=prompt.prompt_id, sample_index=index
-        )
         return {
-            "token_ids": list(prompt.token_ids),
+            "token_ids": token_ids,
             "sampling_params": {
                 "temperature": params.temperature,
                 "top_p": params.top_p,
                 "top_k": params.top_k,
                 "max_tokens": params.max_response_tokens,
-                "seed": key % _SEED_RANGE,
+                "seed": seed,
                 "stop_token_ids": sorted(self.stop_ids),
                 "ignore_eos": True,  # the tokenizer's is among the stop tokens
                 "logprobs": 0,  # of the token itself
@@ -228,6 +227,11 @@ class PendingSamples:
             policy_version=first,
             later_versions=tuple(later),
         )
+
+
+def _seed(step: int, prompt: Prompt, index: int, params: SamplingParams) -> int:
+    key = sample_key(seed=params.seed, step=step, prompt_id=prompt.prompt_id, sample_index=index)
+    return key % _SEED_RANGE
 
 
 def _is_first_of_replica(groups: ProcessGroups) -> bool:
