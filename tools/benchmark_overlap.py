@@ -2,7 +2,8 @@
 
     python tools/benchmark_overlap.py --record tests/records/overlap.json
 
-One vLLM server on CPU, with a thread of its own, samples for a learner with one thread. A round is
+One vLLM server on a core of its own samples for a learner on another: its processes wait for each
+other by asking again and again, and would take the learner's core as well. A round is
 a run that samples and learns in turn (algorithm.max_staleness=0) and one that samples a step ahead
 (1). Compared is the time of a step, the first ones left out. Were nothing lost, a step of the
 second would take the longer of sampling and the rest instead of their sum.
@@ -66,6 +67,8 @@ def measure(folder: Path, *, rounds: int) -> list[list[dict[str, float]]]:
         max_concurrent_samples=MAX_SAMPLES,
         rank=0,
     )
+    server_core, _ = cores()
+    os.sched_setaffinity(0, {server_core})  # what is started from here on has it, too
     (server,) = start_servers(
         server_command(shape, config.rollout.vllm),
         count=1,
@@ -84,6 +87,13 @@ def measure(folder: Path, *, rounds: int) -> list[list[dict[str, float]]]:
         ]
     finally:
         server.stop()
+
+
+def cores() -> tuple[int, int]:
+    """The server's and the learner's."""
+    count = os.cpu_count() or 1
+    assert count > 1, "needs two cores"
+    return 0, 1
 
 
 def recipe(model: Path, run_dir: Path, *, url: str, max_staleness: int) -> TrainConfig:
@@ -126,6 +136,8 @@ def time_run(config: TrainConfig) -> dict[str, float]:
 
 def train(rank: int, world_size: int, config: TrainConfig) -> int:  # noqa: ARG001 - as spawn calls it
     """The run, in a process of its own."""
+    _, learner_core = cores()
+    os.sched_setaffinity(0, {learner_core})
     return run_training(config)
 
 
@@ -141,7 +153,7 @@ def describe(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, objec
     ).stdout.strip()
     return {
         "what": f"seconds per step of the toy task, median of {NUM_STEPS - NUM_WARM} steps, with a "
-        "vLLM server on CPU: sampling and learning in turn, and sampling one step ahead",
+        "vLLM server on one core and the learner on another: sampling and learning in turn, and sampling one step ahead",
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": round(os.getloadavg()[0], 2),
