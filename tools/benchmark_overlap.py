@@ -153,7 +153,8 @@ def describe(rounds: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, objec
     ).stdout.strip()
     return {
         "what": f"seconds per step of the toy task, median of {NUM_STEPS - NUM_WARM} steps, with a "
-        "vLLM server on one core and the learner on another: sampling and learning in turn, and sampling one step ahead",
+        "vLLM server on one core and the learner on another: sampling and learning in turn, and "
+        "sampling one step ahead",
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": round(os.getloadavg()[0], 2),
