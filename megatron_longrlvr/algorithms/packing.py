@@ -37,11 +37,12 @@ class Peers:
     """This rank among the data-parallel ranks."""
 
     rank: int
+    size: int
     gather: Callable[[Any], list[Any]]
     """Picklable values of all ranks, in rank order; a collective."""
 
 
-ALONE = Peers(rank=0, gather=lambda value: [value])
+ALONE = Peers(rank=0, size=1, gather=lambda value: [value])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

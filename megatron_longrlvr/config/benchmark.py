@@ -72,4 +72,4 @@ class BenchmarkRunConfig(Section):
     """Of the sampling."""
 
     questions_per_batch: int = Field(default=8, gt=0)
-    """Given to the engine at once; what a stopped run has to repeat."""
+    """Given to the engine of each data-parallel rank at once; what a stopped run has to repeat."""

@@ -24,7 +24,8 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     """
     layout = ParallelLayout.from_config(config.layout, world_size)
     _check_shares(config, layout)
-    _check_engine(config, layout)
+    _check_engine(config)
+    check_engine_size(config, layout)
     _check_algorithm(config)
     _check_staleness(config)
     _check_optimizer(config)
@@ -46,16 +47,15 @@ def _check_shares(config: TrainConfig, layout: ParallelLayout) -> None:
         )
 
 
-def _check_engine(config: TrainConfig, layout: ParallelLayout) -> None:
+def check_engine_size(config: TrainConfig, layout: ParallelLayout) -> None:
+    """Refuse an engine that does not fit the ranks, or the recipe's longest prompt and response.
+
+    Raises:
+        ConfigError: Opens with the dotted key to change.
+    """
     rollout = config.rollout
     if rollout.engine == "megatron":
         return
-    if rollout.top_p < 1 or rollout.top_k > 0:
-        raise ConfigError(
-            f"rollout.engine={rollout.engine} reports log-probabilities of the distribution that "
-            f"rollout.top_p={rollout.top_p} and rollout.top_k={rollout.top_k} leave, which the "
-            "learner does not train; set rollout.top_p=1 and rollout.top_k=0"
-        )
     if rollout.engine == "vllm_colocated" and layout.world_size % rollout.vllm.tensor_parallel:
         raise ConfigError(
             f"rollout.vllm.tensor_parallel={rollout.vllm.tensor_parallel} does not divide the "
@@ -66,6 +66,18 @@ def _check_engine(config: TrainConfig, layout: ParallelLayout) -> None:
         raise ConfigError(
             f"rollout.vllm.max_model_len={rollout.vllm.max_model_len} is below the {needed} tokens "
             "of data.max_prompt_tokens and rollout.max_response_tokens"
+        )
+
+
+def _check_engine(config: TrainConfig) -> None:
+    rollout = config.rollout
+    if rollout.engine == "megatron":
+        return
+    if rollout.top_p < 1 or rollout.top_k > 0:
+        raise ConfigError(
+            f"rollout.engine={rollout.engine} reports log-probabilities of the distribution that "
+            f"rollout.top_p={rollout.top_p} and rollout.top_k={rollout.top_k} leave, which the "
+            "learner does not train; set rollout.top_p=1 and rollout.top_k=0"
         )
 
 

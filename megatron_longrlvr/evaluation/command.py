@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from megatron_longrlvr.checkpoint.manifest import latest
-from megatron_longrlvr.checkpoint.store import load_checkpoint
-from megatron_longrlvr.config.load import load_config
+from megatron_longrlvr.config.checks import check_engine_size
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.data.tokenizer import load_tokenizer
-from megatron_longrlvr.errors import CheckpointError, ConfigError
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.evaluation.target import load_target, read_target
 from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.trainer.assembly import build_evaluator, build_learner
+from megatron_longrlvr.trainer.assembly import build_evaluator
 from megatron_longrlvr.trainer.engines import build_engine
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.model_folder import model_folder
@@ -39,22 +37,15 @@ def evaluate_target(target: str, overrides: Sequence[str]) -> dict[str, float] |
         CheckpointError: The run has no whole checkpoint.
         JudgeUnavailable: Too many answers have no verdict.
     """
-    run_dir = Path(target) if (Path(target) / "config.json").is_file() else None
-    name = target if run_dir is None else str(run_dir / "config.json")
-    config = load_config(name, overrides, TrainConfig)
+    found = read_target(target, overrides)
+    config, run_dir = found.config, found.run_dir
     if config.evaluation is None:
-        raise ConfigError(f"{name} has no evaluation section, so there is nothing to measure")
+        raise ConfigError(f"{found.name} has no evaluation section, so there is nothing to measure")
     layout = ParallelLayout.from_config(config.layout, launched_world_size())
+    check_engine_size(config, layout)
     with process_groups(layout, seed=config.run.seed) as groups:
         tokenizer = load_tokenizer(model_folder(config.model.path))
-        learner = build_learner(config, groups)
-        measured = f"the start {config.model.path}"
-        if run_dir is not None:
-            checkpoint = latest(run_dir)
-            if checkpoint is None:
-                raise CheckpointError(f"{run_dir} has no whole checkpoint; set trainer.save_every")
-            load_checkpoint(checkpoint.directory, learner)
-            measured = str(checkpoint.directory)
+        learner, measured = load_target(config, run_dir, groups)
         engine = build_engine(config, learner.policy, tokenizer)
         engine.publish(learner.version)
         scorer = build_scorer(config.rewards, groups, run_dir=run_dir, say=_announcer(groups))

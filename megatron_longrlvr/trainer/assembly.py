@@ -262,8 +262,12 @@ def build_evaluator(
 
 
 def data_parallel_peers(groups: ProcessGroups) -> Peers:
-    """The ranks that packing deals groups to."""
-    return Peers(rank=groups.dp_rank, gather=lambda value: gather_objects(value, groups.dp))
+    """The ranks that groups and questions are dealt to."""
+    return Peers(
+        rank=groups.dp_rank,
+        size=groups.layout.dp,
+        gather=lambda value: gather_objects(value, groups.dp),
+    )
 
 
 def training_cost(spec: ModelSpec, algorithm: AlgorithmConfig) -> GroupCost:

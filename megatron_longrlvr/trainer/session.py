@@ -10,7 +10,7 @@ from typing import TypeVar
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.section import Section
-from megatron_longrlvr.errors import ConfigError, JudgeUnavailable
+from megatron_longrlvr.errors import ConfigError, DataError, JudgeUnavailable
 from megatron_longrlvr.model.hf_export import export_policy
 from megatron_longrlvr.parallel.collectives import broadcast_object
 from megatron_longrlvr.parallel.groups import (
@@ -84,20 +84,25 @@ def share_run_dir(config: Section, path: Path, groups: ProcessGroups) -> RunDir:
     def claim() -> RunDir:
         return claim_run_dir(config, path, may_write=True)
 
-    return _on_first_rank(claim, groups)
+    return on_first_rank(claim, groups)
 
 
-def _on_first_rank(action: Callable[[], _Value], groups: ProcessGroups) -> _Value:
-    result: tuple[_Value | None, str] | None = None
+def on_first_rank(action: Callable[[], _Value], groups: ProcessGroups) -> _Value:
+    """Run ``action`` on rank 0; what it returns, or refuses, reaches every rank.
+
+    Raises:
+        ConfigError, DataError: As the action did.
+    """
+    result: tuple[_Value | None, ConfigError | DataError | None] | None = None
     if groups.rank == 0:
         try:
-            result = (action(), "")
-        except ConfigError as error:
-            result = (None, str(error))
+            result = (action(), None)
+        except (ConfigError, DataError) as error:
+            result = (None, error)
     value, problem = broadcast_object(result, groups.world)
-    if value is None:
-        raise ConfigError(problem)
-    return value
+    if problem is not None:
+        raise problem
+    return value  # type: ignore[return-value] # None only where the action returns None
 
 
 def _announce(text: str) -> None:

@@ -8,17 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from megatron_longrlvr.checkpoint.manifest import latest
-from megatron_longrlvr.checkpoint.store import load_checkpoint
 from megatron_longrlvr.config.benchmark import (
     BenchmarkRunConfig,
     LongBenchV2Config,
     LongReasonConfig,
 )
+from megatron_longrlvr.config.checks import check_engine_size
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.data.tokenizer import load_tokenizer
-from megatron_longrlvr.errors import CheckpointError, ConfigError, DataError
+from megatron_longrlvr.errors import ConfigError, DataError
 from megatron_longrlvr.evaluation.benchmarks.longbench_v2 import longbench_questions
 from megatron_longrlvr.evaluation.benchmarks.longreason import longreason_questions
 from megatron_longrlvr.evaluation.benchmarks.outputs import OutputsFile
@@ -27,13 +26,13 @@ from megatron_longrlvr.evaluation.benchmarks.question import Question
 from megatron_longrlvr.evaluation.benchmarks.ruler_qa import TokenCounts, ruler_questions
 from megatron_longrlvr.evaluation.benchmarks.runner import ask_questions
 from megatron_longrlvr.evaluation.scoring.command import ScoreOptions, score_files
-from megatron_longrlvr.parallel.collectives import broadcast_object
+from megatron_longrlvr.evaluation.target import load_target, read_target
 from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.trainer.assembly import build_learner
+from megatron_longrlvr.trainer.assembly import data_parallel_peers
 from megatron_longrlvr.trainer.engines import build_engine
 from megatron_longrlvr.trainer.model_folder import model_folder
-from megatron_longrlvr.trainer.session import process_groups
+from megatron_longrlvr.trainer.session import on_first_rank, process_groups
 
 
 def evaluate_benchmark(
@@ -48,15 +47,13 @@ def evaluate_benchmark(
         DataError: A benchmark file is wrong.
         CheckpointError: The run has no whole checkpoint.
     """
-    run_dir = Path(target) if (Path(target) / "config.json").is_file() else None
-    name = target if run_dir is None else str(run_dir / "config.json")
-    config = load_config(name, overrides, TrainConfig)
+    found = read_target(target, overrides)
     run = load_config(benchmark, (), BenchmarkRunConfig)
+    config = _with_lengths(found.config, run)
     layout = ParallelLayout.from_config(config.layout, launched_world_size())
-    if layout.dp > 1:
-        raise ConfigError(f"a benchmark is asked with one data-parallel rank, got dp={layout.dp}")
+    check_engine_size(config, layout)
     with process_groups(layout, seed=config.run.seed) as groups:
-        _ask(config, run, groups, run_dir=run_dir, folder=folder)
+        _ask(config, run, groups, run_dir=found.run_dir, folder=folder)
         if groups.rank > 0:
             return
     outputs = OutputsFile(folder=folder, samples_per_question=run.samples_per_question)
@@ -79,6 +76,24 @@ def read_questions(
         if earlier != one.place:
             raise DataError(f"{one.place}: id {one.prompt_id!r} is already taken by {earlier}")
     return [one for one in questions if one.prompt_id not in done]
+
+
+def _with_lengths(config: TrainConfig, run: BenchmarkRunConfig) -> TrainConfig:
+    """The recipe with the benchmark's lengths, by which model and engine are built and checked."""
+    data = config.data.model_copy(update={"max_prompt_tokens": run.max_prompt_tokens})
+    rollout = config.rollout.model_copy(update={"max_response_tokens": run.max_response_tokens})
+    return config.model_copy(update={"data": data, "rollout": rollout})
+
+
+def _settings(config: TrainConfig, run: BenchmarkRunConfig, *, policy: str) -> dict[str, object]:
+    """All that outputs depend on, so that those of other settings are not mixed with them."""
+    return {
+        "policy": policy,
+        "dtype": config.model.dtype,
+        "engine": config.rollout.engine,
+        "stop": list(config.rollout.stop),
+        **run.model_dump(mode="json"),
+    }
 
 
 def _iter_questions(
@@ -112,17 +127,10 @@ def _ask(
     folder: Path,
 ) -> None:
     tokenizer = load_tokenizer(model_folder(config.model.path))
-    learner = build_learner(config, groups)
-    measured = config.model.path
-    if run_dir is not None:
-        checkpoint = latest(run_dir)
-        if checkpoint is None:
-            raise CheckpointError(f"{run_dir} has no whole checkpoint; set trainer.save_every")
-        load_checkpoint(checkpoint.directory, learner)
-        measured = str(checkpoint.directory)
+    learner, measured = load_target(config, run_dir, groups)
     outputs = OutputsFile(folder=folder, samples_per_question=run.samples_per_question)
-    settings = {"policy": measured, **run.model_dump(mode="json")}
-    done = broadcast_object(outputs.open(settings) if groups.rank == 0 else None, groups.world)
+    settings = _settings(config, run, policy=measured)
+    done = on_first_rank(lambda: outputs.open(settings), groups)
     writer = PromptWriter(config=run, tokenizer=tokenizer)
     engine = build_engine(config, learner.policy, tokenizer)
     engine.publish(learner.version)
@@ -138,6 +146,7 @@ def _ask(
                 writer=writer,
                 engine=engine,
                 outputs=outputs if groups.rank == 0 else None,
+                peers=data_parallel_peers(groups),
                 on_progress=lambda num_asked: progress.advance(bar, num_asked),
             )
     finally:

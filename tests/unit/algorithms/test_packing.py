@@ -73,7 +73,7 @@ def pack_ranks(batches, config):
         return gathered
 
     def pack_rank(rank):
-        peers = Peers(rank=rank, gather=partial(gather, rank))
+        peers = Peers(rank=rank, size=len(batches), gather=partial(gather, rank))
         return pack(
             batches[rank], config=config, max_response_tokens=MAX_RESPONSE_TOKENS, peers=peers
         )
