@@ -60,6 +60,11 @@ from. The recipe's evaluation section says on what:
 A benchmark is asked from local files. Its settings are a YAML file, see config/benchmark.py:
 
   longrlvr evaluate runs/mine --benchmark ruler.yaml --output outputs/ruler
+  torchrun --nproc-per-node 2 -m megatron_longrlvr evaluate runs/mine rollout.engine=vllm_colocated \\
+      --benchmark ruler.yaml --output outputs/ruler
+
+Settings behind the name replace the recipe's. Data-parallel ranks share out the questions and write
+the same file; the command repeated goes on where it was stopped.
 """
 _SCORE_EXAMPLES = """
 Scores responses that are already there, by the published rule of their benchmark and by stricter

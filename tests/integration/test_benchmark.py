@@ -145,9 +145,7 @@ def test_question_of_one_rank_that_cannot_be_asked_ends_all_ranks(pool2, model, 
     assert found[0].endswith("lb.json:2: the question alone is above max_prompt_tokens=1800")
 
 
-def test_folder_of_other_settings_is_refused_on_all_ranks(
-    pool2, five_questions, one_rank, tmp_path
-):
+def test_folder_of_other_settings_is_refused_on_all_ranks(pool2, five_questions, tmp_path):
     (tmp_path / "benchmark.json").write_text("{}")
     found = pool2.run(refusal, *five_questions, tmp_path)
     assert found[0] == found[1]
