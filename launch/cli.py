@@ -28,7 +28,8 @@ examples:
   python -m launch local tiny_cpu --procs 2                    the same without Slurm
 
 exit codes of a job and of `local`: 0 finished, 1 a rank failed, 2 a setting is wrong, 70 hung,
-74 a rank was killed, 76 a node vanished, 78 no restarts left or no progress, 130 stopped.
+74 a rank was killed, 75 the judge gave too few verdicts, 76 a node vanished, 78 no restarts left
+or no progress, 79 a node was unfit, 130 stopped.
 """
 
 _Action = Callable[[argparse.Namespace], int]

@@ -10,11 +10,13 @@ Exit codes of agents and job scripts:
     2    a setting or a file is wrong
     70   the ranks hung and were killed, with their stacks in the log
     74   a rank was killed (SIGKILL: out of memory, or hardware)
-    75   only between the parts of a job script: requeue
+    75   the judge gave too few verdicts; the ranks have saved a checkpoint and ended
     76   a node vanished without a word
     78   not started: restarts used up, or no progress since the last ones
     79   a node was found unfit before the ranks started
     130  stopped by a signal after the step in progress
+
+``REQUEUE_EXIT_CODE`` is for the parts of a job script among themselves; no job ends with it.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
+from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.observability.files import write_atomically
 
 EXIT_FILE = "exit.json"
-REQUEUE_EXIT_CODE = 75
+REQUEUE_EXIT_CODE = 72
 
 
 class Cause(Enum):
@@ -41,6 +44,7 @@ class Cause(Enum):
     REFUSED = "refused"
     UNFIT = "unfit"
     FAILED = "failed"
+    UNJUDGED = "unjudged"
     STOPPED = "stopped"
     FOLLOWED = "followed"
     """Ended because another node did."""
@@ -56,6 +60,7 @@ EXIT_CODES = {
     Cause.REFUSED: 78,
     Cause.UNFIT: 79,
     Cause.FAILED: 1,
+    Cause.UNJUDGED: JudgeUnavailable.EXIT_CODE,
     Cause.STOPPED: 130,
     Cause.FOLLOWED: 1,
     Cause.FINISHED: 0,
@@ -80,7 +85,7 @@ class NodeExit:
     @property
     def explains_others(self) -> bool:
         """Whether the other nodes have to end because of it."""
-        return self.cause not in {Cause.FINISHED, Cause.STOPPED, Cause.FOLLOWED}
+        return self.cause not in {Cause.FINISHED, Cause.STOPPED, Cause.UNJUDGED, Cause.FOLLOWED}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,9 @@
 #   --help          print this
 #   key=value       settings of both runs, such as optimizer.lr=1e-3 or layout.tp=2
 #
-# Calling it again continues what was interrupted and skips what is finished.
+# Calling it again continues what was interrupted and skips what is finished. Exit codes: 0 finished,
+# 1 a run failed, 2 a setting or a file is wrong, 75 a run stopped because the judge gave too few
+# verdicts, 130 stopped.
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -89,6 +91,13 @@ stop() {
   exit "$1"
 }
 
+failed() {
+  if [[ "$1" -eq 75 ]]; then
+    echo "quickstart: stopped for want of verdicts; the same command continues in $dir" >&2
+  fi
+  exit "$1"
+}
+
 # The arguments of `longrlvr` for one of the two runs, in the array `arguments`.
 name_run() {
   arguments=(train "$recipe" ${overrides[@]+"${overrides[@]}"}
@@ -105,7 +114,7 @@ train() {
   name_run "$1"
   # --local-addr: the processes meet on this machine, whatever its name resolves to.
   # --shutdown-timeout: seconds for the step in progress and its checkpoint after Ctrl-C.
-  supervise "$python" -m torch.distributed.run --standalone --local-addr 127.0.0.1 \
+  supervise "$python" -m launch.torchrun --standalone --local-addr 127.0.0.1 \
     --shutdown-timeout 120 --nproc-per-node "$procs" -m megatron_longrlvr "${arguments[@]}"
 }
 
@@ -145,7 +154,7 @@ for variant in "${variants[@]}"; do
 done
 for variant in "${variants[@]}"; do
   echo "quickstart: $variant reward -> $dir/$variant"
-  train "$variant"
+  train "$variant" || failed $?
 done
 write_report >/dev/null
 echo "report: $dir/report.html"

@@ -1,8 +1,9 @@
 """Whether an attempt may start, and whether another one follows it.
 
 An attempt is one start of a job. Another one follows after a time limit, a preemption or the loss
-of a node (as which a killed or hung rank counts), never after ``scancel``, an error of a rank or a
-wrong setting; not more often than a cap, and not again and again from the same checkpoint.
+of a node (as which a killed or hung rank counts), never after ``scancel``, an error of a rank, a
+judge that is away or a wrong setting; not more often than a cap, and not again and again from the
+same checkpoint.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ def conclude(
 _NEXT_STEP = {
     Cause.SETTING: "correct it and submit again; the message is in the log of that node",
     Cause.FAILED: "see the log of that node; the same command goes on from the last checkpoint",
+    Cause.UNJUDGED: "see to the judge's servers; the same command goes on from where it stopped",
     Cause.STOPPED: "stopped on request; the same command goes on",
     Cause.FOLLOWED: "see the log of that node; the same command goes on from the last checkpoint",
     Cause.FINISHED: "nothing is left to do",

@@ -5,7 +5,7 @@
     python -m launch.supervise unfit    --run-dir DIR --attempt DIR --bad NODES ...
 
 ``begin`` exits with 0 where the attempt may start, 3 where the run is finished, 78 where it is
-refused. ``conclude`` exits with 75 where the job is to be requeued, 77 where it is to be once Slurm
+refused. ``conclude`` exits with 72 where the job is to be requeued, 77 where it is to be once Slurm
 has had time to notice a lost node, otherwise with the job's exit code. ``unfit`` does so for an
 attempt that ends before its ranks start, because preflight found nodes unfit.
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from launch.exit_reason import Cause, NodeExit, primary, read_node_exits, write_node_exit
 from launch.ranks import Rank
+from megatron_longrlvr.errors import JudgeUnavailable
 
 STOP_FILE = "stop"
 """In the attempt's directory: the job is to stop after the step in progress."""
@@ -85,7 +86,7 @@ class Watch:
                 continue
             verdict = self._verdict(rank.number, code)
             self._verdict_by_rank[rank.number] = verdict
-            if verdict[0] is Cause.STOPPED:
+            if verdict[0] in {Cause.STOPPED, Cause.UNJUDGED}:
                 self.ask_to_stop(f"rank {rank.number}")
             elif verdict[0] is not Cause.FINISHED:
                 self._end(self._exit(*verdict))
@@ -162,6 +163,9 @@ class Watch:
             # A rank that was killed explains those that then failed, whichever was seen first.
             leading = [self._ending] if self._ending.cause in {Cause.HUNG, Cause.FOLLOWED} else []
             return (leading or [primary([*ends, self._ending]) or self._ending])[0]
+        unjudged = [end for end in ends if end.cause is Cause.UNJUDGED]
+        if unjudged:
+            return unjudged[0]
         if len(ends) < len(self._ranks):
             return self._exit(
                 Cause.STOPPED,
@@ -183,6 +187,8 @@ class Watch:
             return Cause.FINISHED, f"rank {number} finished"
         if code == STOPPED_RANK_EXIT_CODE or (code == -signal.SIGTERM and is_asked):
             return Cause.STOPPED, f"rank {number} stopped"
+        if code == JudgeUnavailable.EXIT_CODE:
+            return Cause.UNJUDGED, f"rank {number} stopped: the judge gave too few verdicts"
         if code == SETTING_RANK_EXIT_CODE:
             return Cause.SETTING, f"rank {number} found a setting or a file wrong (exit code 2)"
         if code == -signal.SIGKILL:

@@ -41,6 +41,10 @@ A recipe is a YAML file or the name of a shipped one. Start one process per devi
 The same command goes on after an interruption, from the last checkpoint, and does nothing when
 the run is finished. Exit codes: 0 finished, 1 failed, 2 a setting or a file is wrong, 75 stopped
 because the judge gave too few verdicts, 130 stopped by a signal after the step in progress.
+torchrun makes 1 of each but 0; from the checkout, these end with the code of the ranks:
+
+  python -m launch.torchrun --nproc-per-node 2 -m megatron_longrlvr train tiny_cpu
+  python -m launch local tiny_cpu --procs 2
 """
 _SFT_EXAMPLES = """
 Makes the starting model of the toy task from random weights. The result is a Hugging Face folder,
@@ -60,8 +64,8 @@ from. The recipe's evaluation section says on what:
 A benchmark is asked from local files. Its settings are a YAML file, see config/benchmark.py:
 
   longrlvr evaluate runs/mine --benchmark ruler.yaml --output outputs/ruler
-  torchrun --nproc-per-node 2 -m megatron_longrlvr evaluate runs/mine rollout.engine=vllm_colocated \\
-      --benchmark ruler.yaml --output outputs/ruler
+  torchrun --nproc-per-node 2 -m megatron_longrlvr evaluate runs/mine layout.tp=1 \\
+      rollout.engine=vllm_colocated --benchmark ruler.yaml --output outputs/ruler
 
 Settings behind the name replace the recipe's. Data-parallel ranks share out the questions and write
 the same file; the command repeated goes on where it was stopped.

@@ -66,7 +66,7 @@ job_preflight() {
   if $is_terminated; then exit 130; fi
   job_python -m launch.supervise unfit --run-dir "$run_dir" --attempt "$attempt" --bad "$bad" \
     "${limits[@]}" || status=$?
-  [[ $status -eq 75 ]] || exit "$status"
+  [[ $status -eq 72 ]] || exit "$status"
   job_requeue_without "$bad"
 }
 
@@ -143,9 +143,9 @@ job_end() {
     job_say "waiting up to $lost_node_wait s for Slurm to notice the lost node and requeue the job"
     sleep "$lost_node_wait" &
     wait $! || true # ended by a signal, unlike a sleep in the foreground
-    status=75
+    status=72
   fi
-  if [[ $status -eq 75 ]]; then
+  if [[ $status -eq 72 ]]; then
     job_may_requeue || exit 130
     job_say "requeueing"
     job_slurm scontrol requeue "$SLURM_JOB_ID" || exit 1

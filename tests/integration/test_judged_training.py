@@ -241,7 +241,7 @@ def test_the_command_says_why_it_stopped_and_ends_with_its_own_code(tmp_path):
     with JudgeServer(lambda request: Reply(status=500)) as server:  # noqa: ARG005
         config = judged(tmp_path / "run", server.url, outage={"action": "stop"})
         write_config(config, tmp_path / "recipe.json")  # JSON is YAML
-        process = start(tmp_path / "recipe.json")
+        process = start("-m", "megatron_longrlvr", "train", tmp_path / "recipe.json")
     assert process.returncode == STOPPED, process.stdout
     assert "gave no verdict on 6 of 6 answers (server_error 6)" in process.stdout
     assert "a checkpoint is saved" in process.stdout
@@ -250,7 +250,31 @@ def test_the_command_says_why_it_stopped_and_ends_with_its_own_code(tmp_path):
     assert json.loads(manifest.read_text())["step"] == 0
 
 
-def start(recipe):
+LAUNCHERS = {
+    "torchrun": (
+        "launch.torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "megatron_longrlvr",
+        "train",
+    ),
+    "local": ("launch", "local", "--procs", "2"),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_end_with_the_code_of_their_ranks(tmp_path, launcher):
+    with JudgeServer(lambda request: Reply(status=500)) as server:  # noqa: ARG005
+        config = judged(tmp_path / "run", server.url, outage={"action": "stop"})
+        write_config(config, tmp_path / "recipe.json")
+        process = start("-m", *LAUNCHERS[launcher], tmp_path / "recipe.json")
+    assert process.returncode == STOPPED, process.stdout
+    assert checkpoints(tmp_path / "run") == ["step_000000"]
+
+
+def start(*arguments):
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -260,7 +284,7 @@ def start(recipe):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     return subprocess.run(
-        [sys.executable, "-u", "-m", "megatron_longrlvr", "train", str(recipe)],
+        [sys.executable, "-u", *map(str, arguments)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

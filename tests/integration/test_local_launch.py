@@ -5,6 +5,7 @@ the parts that need none.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,28 @@ def run_program(base, name, *, max_restarts=0, **watch):
         pytest.param("fails", 1, Cause.FAILED, id="error"),
         pytest.param("refuses", 2, Cause.SETTING, id="wrong-setting"),
         pytest.param("killed", 74, Cause.KILLED, id="killed"),
+        pytest.param("unjudged", 75, Cause.UNJUDGED, id="no-verdicts"),
     ],
 )
 def test_end_of_the_ranks_is_recorded_and_is_the_exit_code(tmp_path, program, exit_code, cause):
     assert run_program(tmp_path, program) == exit_code
     (attempt,) = list_attempts(tmp_path)
     assert read_attempt_exit(attempt).cause is cause
+
+
+@pytest.mark.parametrize(
+    ("program", "exit_code"),
+    [
+        pytest.param("refuses", 2, id="wrong-setting"),
+        pytest.param("killed", 128 + signal.SIGKILL, id="killed"),
+    ],
+)
+def test_torchrun_ends_with_the_exit_code_of_the_rank_that_ended_it(tmp_path, program, exit_code):
+    arguments = ["--standalone", "--nproc-per-node", "2", str(PROGRAMS / f"{program}.py")]
+    command = [sys.executable, "-m", "launch.torchrun", *arguments, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=300)
+    assert ended.returncode == exit_code
 
 
 def test_killed_rank_is_started_again_up_to_the_cap(tmp_path):

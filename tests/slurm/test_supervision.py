@@ -51,6 +51,7 @@ def test_job_that_saves_nothing_is_not_started_for_ever(tmp_path):
     [
         pytest.param("refuses", Cause.SETTING, "2:0", id="wrong-setting"),
         pytest.param("fails", Cause.FAILED, "1:0", id="error"),
+        pytest.param("unjudged", Cause.UNJUDGED, "75:0", id="no-verdicts"),
     ],
 )
 def test_error_ends_the_job_and_is_not_tried_again(tmp_path, program, cause, exit_code):

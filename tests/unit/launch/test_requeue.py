@@ -58,6 +58,7 @@ def concluded(attempt, *, num_nodes, is_warned=False, restarts=0):
         pytest.param(Cause.HUNG, False, True, 70, id="hang"),
         pytest.param(Cause.FAILED, False, False, 1, id="error"),
         pytest.param(Cause.FAILED, True, False, 1, id="error-after-the-warning"),
+        pytest.param(Cause.UNJUDGED, False, False, 75, id="no-verdicts"),
         pytest.param(Cause.SETTING, True, False, 2, id="setting"),
     ],
 )
