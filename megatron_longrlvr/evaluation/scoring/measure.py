@@ -13,6 +13,7 @@ from megatron_longrlvr.evaluation.scoring.formats import OutputFormat, Record
 from megatron_longrlvr.evaluation.scoring.lines import LineBlock
 from megatron_longrlvr.evaluation.scoring.output import ModelOutput
 from megatron_longrlvr.evaluation.scoring.rules import RULES
+from megatron_longrlvr.rewards.answer.verdict import Ruling
 from megatron_longrlvr.rewards.context_reward import match_evidence
 
 # The paper's reward weighs recall twice as much as precision.
@@ -36,6 +37,9 @@ class Measurement(NamedTuple):
     item_id: str
     scores: Mapping[str, float]
     """By rule; ``stored`` is there only if the file holds a verdict."""
+
+    undecided: tuple[str, ...]
+    """Rules whose verifier could not decide; what they score the output with is no verdict."""
 
     strict_outcome: str
     tolerant_outcome: str
@@ -76,9 +80,9 @@ def measure_block(block: LineBlock, *, path: str, output_format: OutputFormat) -
 def measure(output: ModelOutput, *, rules_of: str) -> Measurement:
     """Score one output by the rules of a format."""
     strict, tolerant = parse_strict(output.text), parse_tolerant(output.text)
+    verdicts = {name: apply(output, strict, tolerant) for name, apply in RULES[rules_of].items()}
     scores = {} if output.stored is None else {"stored": output.stored}
-    for name, apply in RULES[rules_of].items():
-        scores[name] = apply(output, strict, tolerant)
+    scores |= {name: verdict.score for name, verdict in verdicts.items()}
     evidence = None
     if output.evidence_chunk_ids:
         cited = frozenset(tolerant.cited_chunk_ids)
@@ -88,6 +92,9 @@ def measure(output: ModelOutput, *, rules_of: str) -> Measurement:
         cell=output.cell,
         item_id=output.item_id,
         scores=scores,
+        undecided=tuple(
+            name for name, verdict in verdicts.items() if verdict.ruling is Ruling.UNDECIDED
+        ),
         strict_outcome=strict.outcome.value,
         tolerant_outcome=tolerant.outcome.value,
         evidence=evidence,

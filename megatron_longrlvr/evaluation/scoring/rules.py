@@ -1,4 +1,4 @@
-"""Scoring rules: from a response to a score in [0, 1].
+"""Scoring rules: from a response to a verdict with a score in [0, 1].
 
 For every benchmark the same four columns:
 
@@ -6,6 +6,9 @@ For every benchmark the same four columns:
     answer_only  the same rule on the last answer block; the whole response where there is none
     strict       exactly one answer block, else wrong
     soft         the last complete answer block, case and spacing forgiven, compared leniently
+
+The published rules decide every response. What a rule with a verifier leaves undecided, such as an
+option's text without its letter, earns what the verifier pays for it and is counted apart.
 
 The published rules:
 
@@ -35,9 +38,13 @@ from megatron_longrlvr.data.response_format import (
 from megatron_longrlvr.evaluation.scoring.output import ModelOutput
 from megatron_longrlvr.rewards.answer import choice, containment, normalized, token_f1
 from megatron_longrlvr.rewards.answer.registry import AnswerVerifier, best_verdict
+from megatron_longrlvr.rewards.answer.verdict import WRONG, Verdict, rule
 
-Rule = Callable[[ModelOutput, ParsedResponse, ParsedResponse], float]
-"""From an output and its response by the strict and by the tolerant parser to a score."""
+Rule = Callable[[ModelOutput, ParsedResponse, ParsedResponse], Verdict]
+"""From an output and its response by the strict and by the tolerant parser to a verdict."""
+
+_Match = Callable[[str, ModelOutput], Verdict]
+"""From the text that counts as the answer, and its output, to a verdict."""
 
 _ONE_LINE_ANSWER = re.compile(r"<answer>([^\n]*?)</answer>")
 _LONGBENCH_LETTER = (
@@ -46,71 +53,67 @@ _LONGBENCH_LETTER = (
 )
 
 
-def _quotes(text: str, output: ModelOutput) -> float:
+def _quotes(text: str, output: ModelOutput) -> Verdict:
     lowered = text.lower()
-    return float(any(reference.lower() in lowered for reference in output.references))
+    return rule(is_right=any(reference.lower() in lowered for reference in output.references))
 
 
-def _states_letter(text: str, output: ModelOutput) -> float:
+def _states_letter(text: str, output: ModelOutput) -> Verdict:
     plain = text.replace("*", "")
     found = (form.search(plain) for form in _LONGBENCH_LETTER)
     letter = next((match[1] for match in found if match), None)
-    return float(letter in output.references)
+    return rule(is_right=letter in output.references)
 
 
-def _holds_letter(text: str, output: ModelOutput) -> float:
-    return float(output.references[0] in text)
+def _holds_letter(text: str, output: ModelOutput) -> Verdict:
+    return rule(is_right=output.references[0] in text)
 
 
 def _longreason_published(
     output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse
-) -> float:
+) -> Verdict:
     block = _ONE_LINE_ANSWER.search(output.text)
     return _holds_letter(block[1] if block else _after_reasoning(output.text), output)
 
 
-def _on_response(match: Callable[[str, ModelOutput], float]) -> Rule:
+def _on_response(match: _Match) -> Rule:
     return lambda output, _strict, _tolerant: match(output.text, output)
 
 
-def _on_last_answer(
-    match: Callable[[str, ModelOutput], float], *, otherwise: Callable[[str], str]
-) -> Rule:
-    def apply(output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse) -> float:
+def _on_last_answer(match: _Match, *, otherwise: Callable[[str], str]) -> Rule:
+    def apply(output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse) -> Verdict:
         blocks = closed_blocks(output.text, ANSWER_TAG)
         return match(blocks[-1] if blocks else otherwise(output.text), output)
 
     return apply
 
 
-def _on_single_answer(match: Callable[[str, ModelOutput], float]) -> Rule:
-    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> float:
-        return 0.0 if strict.answer is None else match(strict.answer, output)
+def _on_single_answer(match: _Match) -> Rule:
+    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> Verdict:
+        return WRONG if strict.answer is None else match(strict.answer, output)
 
     return apply
 
 
-def _on_well_formed(match: Callable[[str, ModelOutput], float]) -> Rule:
-    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> float:
+def _on_well_formed(match: _Match) -> Rule:
+    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> Verdict:
         if strict.outcome is not ParseOutcome.OK or strict.answer is None:
-            return 0.0
+            return WRONG
         return match(strict.answer, output)
 
     return apply
 
 
-def _on_tolerant_answer(
-    match: Callable[[str, ModelOutput], float], *, otherwise: Callable[[str], str]
-) -> Rule:
-    def apply(output: ModelOutput, _strict: ParsedResponse, tolerant: ParsedResponse) -> float:
+def _on_tolerant_answer(match: _Match, *, otherwise: Callable[[str], str]) -> Rule:
+    def apply(output: ModelOutput, _strict: ParsedResponse, tolerant: ParsedResponse) -> Verdict:
         answer = otherwise(output.text) if tolerant.answer is None else tolerant.answer
         return match(answer, output)
 
     return apply
 
 
-def _verified(verify: AnswerVerifier) -> Callable[[str, ModelOutput], float]:
-    return lambda text, output: best_verdict(verify, text, output.references).score
+def _verified(verify: AnswerVerifier) -> _Match:
+    return lambda text, output: best_verdict(verify, text, output.references)
 
 
 def _after_reasoning(text: str) -> str:
@@ -126,7 +129,7 @@ def _nothing(_text: str) -> str:
 
 
 def _choice_rules(
-    published: Rule, match: Callable[[str, ModelOutput], float], otherwise: Callable[[str], str]
+    published: Rule, match: _Match, otherwise: Callable[[str], str]
 ) -> Mapping[str, Rule]:
     names_option = _verified(choice.verify)
     return {

@@ -6,12 +6,31 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_longrlvr.evaluation.scoring.bootstrap import Estimate, estimate_mean
+from megatron_longrlvr.evaluation.scoring.bootstrap import (
+    Estimate,
+    estimate_mean,
+    mean_over_cells,
+)
 from megatron_longrlvr.evaluation.scoring.collect import MeasuredFile
 from megatron_longrlvr.evaluation.scoring.measure import Measurement
 
 ItemScores = Mapping[str, Mapping[str, float]]
 """Mean score of a question over its samples, by cell and question."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Undecided:
+    """Outputs that a rule's verifier could not decide, and what hangs on them.
+
+    The rule's score counts them with what the verifier pays; it lies between the two bounds, which
+    are averaged alike.
+    """
+
+    num_outputs: int
+    score_if_wrong: float
+    """The rule's score in [0, 1] if all of them were wrong."""
+
+    score_if_right: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +47,12 @@ class FileSummary:
     cell_scores: Mapping[str, Mapping[str, Estimate]]
     """By cell, then rule."""
 
+    undecided: Mapping[str, Undecided]
+    """By rule, over all cells; rules that decided every output are not there."""
+
+    cell_undecided: Mapping[str, Mapping[str, Undecided]]
+    """By cell, then rule."""
+
     strict_outcomes: Mapping[str, int]
     tolerant_outcomes: Mapping[str, int]
     defects: Mapping[str, int]
@@ -41,7 +66,10 @@ def summarize(measured: MeasuredFile, *, seed: int) -> FileSummary:
     """Aggregate the measurements of a file."""
     measurements = measured.measurements
     items = item_scores(measurements)
-    cells = sorted({measurement.cell for measurement in measurements})
+    by_cell: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        by_cell.setdefault(measurement.cell, []).append(measurement)
+    cells = sorted(by_cell)
     return FileSummary(
         path=measured.path,
         format_name=measured.format_name,
@@ -56,6 +84,8 @@ def summarize(measured: MeasuredFile, *, seed: int) -> FileSummary:
             }
             for cell in cells
         },
+        undecided=_undecided(measurements),
+        cell_undecided={cell: _undecided(by_cell[cell]) for cell in cells},
         strict_outcomes=_count(measurement.strict_outcome for measurement in measurements),
         tolerant_outcomes=_count(measurement.tolerant_outcome for measurement in measurements),
         defects=_count(defect for measurement in measurements for defect in measurement.defects),
@@ -73,6 +103,27 @@ def item_scores(measurements: Sequence[Measurement]) -> dict[str, ItemScores]:
         )
         for rule in rules
     }
+
+
+def _undecided(measurements: Sequence[Measurement]) -> dict[str, Undecided]:
+    counts = Counter(rule for one in measurements for rule in one.undecided)
+    rules = [rule for rule in measurements[0].scores if rule in counts]
+    return {
+        rule: Undecided(
+            num_outputs=counts[rule],
+            score_if_wrong=_bound(measurements, rule, undecided_score=0.0),
+            score_if_right=_bound(measurements, rule, undecided_score=1.0),
+        )
+        for rule in rules
+    }
+
+
+def _bound(measurements: Sequence[Measurement], rule: str, *, undecided_score: float) -> float:
+    scores = _item_means(
+        (one.cell, one.item_id, undecided_score if rule in one.undecided else one.scores[rule])
+        for one in measurements
+    )
+    return mean_over_cells({cell: list(by_item.values()) for cell, by_item in scores.items()})
 
 
 def _item_means(triples: Iterable[tuple[str, str, float]]) -> ItemScores:

@@ -13,9 +13,15 @@ from megatron_longrlvr.evaluation.scoring.summary import FileSummary
 
 
 def print_summary(summary: FileSummary, console: Console) -> None:
-    """Scores by cell and rule in percent, then what the parsers found."""
+    """Scores by cell and rule in percent, what nobody decided, and what the parsers found."""
     console.print(f"{summary.path} ({summary.format_name}, {summary.num_outputs} outputs)")
     console.print(_scores_table(summary))
+    for rule, one in summary.undecided.items():
+        console.print(
+            f"undecided:       {one.num_outputs} outputs by {rule}: "
+            f"{100 * one.score_if_wrong:.2f} if all of them are wrong, "
+            f"{100 * one.score_if_right:.2f} if right"
+        )
     console.print(f"strict parser:   {_counts(summary.strict_outcomes)}")
     console.print(f"tolerant parser: {_counts(summary.tolerant_outcomes)}")
     if summary.evidence:

@@ -36,6 +36,26 @@ def test_json_and_csv_hold_the_scores(ruler_file, tmp_path):
     assert by_key["mean", "strict"] == "0.0"
 
 
+def test_undecided_outputs_are_in_table_json_and_csv(tmp_path, capsys):
+    texts = ["<answer>B</answer>", "<answer>Oslo</answer>"]
+    records = [{**LONGREASON, "id": text, "response": text} for text in texts]
+    path = write_lines(tmp_path / "f.jsonl", records)
+    outputs = ["--json", str(tmp_path / "s.json"), "--csv", str(tmp_path / "s.csv")]
+    assert main(["score", str(path), *outputs]) == 0
+    line = "undecided:       1 outputs by strict: 50.00 if all of them are wrong, 100.00 if right"
+    assert line in capsys.readouterr().out
+    (file,) = json.loads((tmp_path / "s.json").read_text())["files"]
+    bounds = {"num_outputs": 1, "score_if_wrong": 0.5, "score_if_right": 1.0}
+    assert file["undecided"]["strict"] == file["cell_undecided"]["32k"]["strict"] == bounds
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    found = {
+        (row["cell"], row["measure"]): (row["num_undecided"], row["mean_if_right"]) for row in rows
+    }
+    assert found["32k", "strict"] == found["mean", "strict"] == ("1", "1.0")
+    # Decided: "Oslo" holds no "B".
+    assert found["32k", "published"] == ("0", "0.5")
+
+
 def test_comparison_of_two_files_is_shown_and_written(ruler_file, tmp_path, capsys):
     better = write_lines(tmp_path / "b.jsonl", [{**RULER, "index": index} for index in (0, 1)])
     path = tmp_path / "s.json"

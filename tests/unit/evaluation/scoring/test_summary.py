@@ -6,7 +6,7 @@ import pytest
 
 from megatron_longrlvr.evaluation.scoring.collect import measure_file
 from megatron_longrlvr.evaluation.scoring.summary import summarize
-from tests.unit.evaluation.scoring.outputs import RULER, SAMPLE, write_lines
+from tests.unit.evaluation.scoring.outputs import LONGREASON, RULER, SAMPLE, write_lines
 
 
 def summary_of(tmp_path, records):
@@ -30,6 +30,33 @@ def test_outcomes_and_defects_are_counted(tmp_path):
     summary = summary_of(tmp_path, [{**RULER, "pred": text} for text in texts])
     assert summary.strict_outcomes == {"no_citation": 2, "no_blocks": 2}
     assert summary.defects == {"no_response": 1}
+
+
+def test_undecided_outputs_are_counted_with_what_hangs_on_them(tmp_path):
+    # 32k: a names B and is right; b, an option's text, is undecided; c names D and is wrong.
+    # 64k: one question, of whose two samples one is right and one undecided.
+    texts = {"a": "B", "b": "Oslo", "c": "D"}
+    records = [
+        {**LONGREASON, "id": name, "response": f"<answer>{text}</answer>"}
+        for name, text in texts.items()
+    ]
+    records += [{**records[0], "split": "64k"}, {**records[1], "split": "64k", "id": "a"}]
+    summary = summary_of(tmp_path, records)
+    assert summary.scores["strict"].mean == pytest.approx((1 / 3 + 1 / 2) / 2)
+    found = summary.undecided["strict"]
+    assert (found.num_outputs, found.score_if_wrong) == (2, summary.scores["strict"].mean)
+    assert found.score_if_right == pytest.approx((2 / 3 + 1) / 2)
+    assert summary.cell_undecided["32k"]["strict"].num_outputs == 1
+    assert summary.cell_undecided["32k"]["strict"].score_if_right == pytest.approx(2 / 3)
+    # The published rule decides everything.
+    assert summary.undecided.keys() == {"strict", "soft"}
+
+
+def test_what_a_verifier_pays_for_undecided_outputs_lies_between_the_bounds(tmp_path):
+    # "Old Paris" holds "Paris": paid, but undecided.
+    summary = summary_of(tmp_path, [{**RULER, "pred": "<answer>Old Paris</answer>"}])
+    found = summary.undecided["soft"]
+    assert (found.score_if_wrong, summary.scores["soft"].mean, found.score_if_right) == (0, 1, 1)
 
 
 def test_evidence_is_averaged(tmp_path):
