@@ -13,7 +13,7 @@ answer is wrong.
 from __future__ import annotations
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, WRONG, Ruling, Verdict
+from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, Ruling, Verdict, nothing_said
 
 _HELD = Verdict(ruling=Ruling.UNDECIDED, score=1.0)
 _YES_NO = frozenset({"yes", "no"})
@@ -28,7 +28,7 @@ def verify(answer: str, reference: str) -> Verdict:
     """Score containment either way."""
     given, expected = normalize(answer), normalize(reference)
     if not given:
-        return WRONG
+        return nothing_said(expected)
     if given == expected:
         return RIGHT
     if not expected:

@@ -14,7 +14,7 @@ import re
 
 from megatron_longrlvr.rewards.answer.bare import bare
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, WRONG, Verdict
+from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, Verdict, nothing_said
 
 # A comma within a number separates nothing.
 _SEPARATOR = re.compile(r"[;\n\u2022]|,(?!\d{3}(?!\d))|\s(?:and|&)\s", re.IGNORECASE)
@@ -23,10 +23,10 @@ _BULLET = re.compile(r"^\s*+(?:[-*+]|\(?+\d{1,2}[.)])\s++")
 
 def verify(answer: str, reference: str) -> Verdict:
     """Right if both texts list the same items."""
-    given = _items(answer)
+    given, expected = _items(answer), _items(reference)
     if not given:
-        return WRONG
-    return RIGHT if given == _items(reference) else UNDECIDED
+        return nothing_said(expected)
+    return RIGHT if given == expected else UNDECIDED
 
 
 def _items(text: str) -> frozenset[str]:

@@ -15,9 +15,9 @@ In this order, on both texts:
 7. Runs of white space become one space.
 
 Tags of the response format count as white space. A text of nothing but punctuation normalises to
-the empty string, and an empty answer is wrong. Refused, that is left undecided: texts that differ
-after all this, though they may mean the same. "3.50" is not "3.5", "three" is not "3", and
-"New York" is not "NYC".
+the empty string, and an empty answer is wrong unless the reference is empty too. Refused, that is
+left undecided: texts that differ after all this, though they may mean the same ("3.50" is not
+"3.5", "three" is not "3", and "New York" is not "NYC"), and two texts of which nothing is left.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections import Counter
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, WRONG, Ruling, Verdict
+from megatron_longrlvr.rewards.answer.verdict import RIGHT, Ruling, Verdict, nothing_said
 
 
 def verify(answer: str, reference: str) -> Verdict:
     """Score the overlap of words."""
     given, expected = Counter(normalize(answer).split()), Counter(normalize(reference).split())
     if not given:
-        return WRONG
+        return nothing_said(expected)
     if given == expected:
         return RIGHT
     num_common = (given & expected).total()

@@ -7,6 +7,7 @@ wrong. One that compares texts may say right, but texts that differ prove nothin
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,13 +39,21 @@ def rule(*, is_right: bool) -> Verdict:
     return RIGHT if is_right else WRONG
 
 
+def nothing_said(expected: Collection[object]) -> Verdict:
+    """Verdict on an answer that is empty in the form that is compared.
+
+    Wrong, unless that form leaves nothing of the reference either, as of one that is a hyphen.
+    """
+    return WRONG if expected else UNDECIDED
+
+
 def same_text(answer: str, reference: str) -> Verdict:
-    """Verdict of a verifier that compares texts; an empty answer is wrong, whatever the reference.
+    """Verdict of a verifier that compares texts.
 
     Args:
         answer: In the form that is compared.
         reference: In the same form.
     """
     if not answer:
-        return WRONG
+        return nothing_said(reference)
     return RIGHT if answer == reference else UNDECIDED

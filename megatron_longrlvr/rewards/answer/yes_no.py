@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, WRONG, Verdict, rule
+from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, Verdict, nothing_said, rule
 
 _MEANINGS = {
     **dict.fromkeys(("yes", "true", "correct"), True),
@@ -25,10 +25,10 @@ _ANYWHERE = frozenset({"yes", "no"})
 
 def verify(answer: str, reference: str) -> Verdict:
     """Compare what the answer says with the reference's word."""
-    words = normalize(answer).split()
+    words, wanted = normalize(answer).split(), normalize(reference)
     if not words:
-        return WRONG
-    expected = _MEANINGS.get(normalize(reference))
+        return nothing_said(wanted)
+    expected = _MEANINGS.get(wanted)
     if expected is None or _HEDGE.match(" ".join(words)):
         return UNDECIDED
     if words[0] in _MEANINGS:

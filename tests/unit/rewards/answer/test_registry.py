@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from megatron_longrlvr.config.task import RewardsConfig
 from megatron_longrlvr.rewards.answer import choice, exact, normalized, token_f1
+from megatron_longrlvr.rewards.answer.bare import bare
 from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_verdict
 from megatron_longrlvr.rewards.answer.verdict import Ruling, Verdict
 
@@ -64,14 +65,13 @@ def test_verdict_does_not_depend_on_surrounding_tags(name, answer, reference, be
 
 
 @pytest.mark.parametrize("name", VERIFIERS)
-@pytest.mark.parametrize("piece", ["1/", "1,000", "<", "option ", "- "])
-def test_long_repetitions_are_read(name, piece):
-    # Quadratic matching would take minutes here.
-    VERIFIERS[name](piece * 20_000, "12")
+@given(TEXTS)
+def test_answer_equal_to_the_reference_is_never_wrong(name, text):
+    assert bare(text) == "" or VERIFIERS[name](text, text).ruling is not Ruling.WRONG
 
 
 @pytest.mark.parametrize("name", ["exact", "normalized", "unordered", "list", "token_f1"])
 @given(st.text(max_size=30))
-def test_answer_equal_to_the_reference_is_right_or_empty(name, text):
-    ruling = VERIFIERS[name](text, text).ruling
-    assert ruling is Ruling.RIGHT or normalized.normalize(text) == "" or text.strip() == ""
+def test_answer_equal_to_the_reference_is_right_where_something_is_compared(name, text):
+    is_right = VERIFIERS[name](text, text).ruling is Ruling.RIGHT
+    assert is_right or normalized.normalize(text) == ""
