@@ -130,7 +130,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output", type=Path, metavar="DIR", help="where the benchmark's outputs go; can go on"
     )
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics here too")
+    evaluate.add_argument(
+        "--json", type=_new_file, metavar="FILE", help="write the metrics here too"
+    )
 
     score = _command(commands, "score", "score files of model outputs", _SCORE_EXAMPLES, _score)
     score.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -144,13 +146,15 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--compare", action="store_true", help="test the second file against the first"
     )
-    score.add_argument("--json", type=Path, metavar="FILE", help="write everything here too")
-    score.add_argument("--csv", type=Path, metavar="FILE", help="write the scores here too")
-    score.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
+    score.add_argument("--json", type=_new_file, metavar="FILE", help="write everything here too")
+    score.add_argument("--csv", type=_new_file, metavar="FILE", help="write the scores here too")
+    score.add_argument(
+        "--processes", type=_positive, metavar="N", help="default: one for each core"
+    )
 
     report = _command(commands, "report", "build the HTML report", _REPORT_EXAMPLES, _report)
     report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
-    report.add_argument("--output", type=Path, required=True, metavar="FILE")
+    report.add_argument("--output", type=_new_file, required=True, metavar="FILE")
     report.add_argument("--title", help="heading of the page")
     _add_audit(commands)
     theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
@@ -231,8 +235,8 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     audit.add_argument(
         "--eval", nargs="+", type=Path, default=[], metavar="DATA", help="data that is measured on"
     )
-    audit.add_argument("--json", type=Path, metavar="FILE", help="write every finding here")
-    audit.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page here")
+    audit.add_argument("--json", type=_new_file, metavar="FILE", help="write every finding here")
+    audit.add_argument("--html", type=_new_file, metavar="FILE", help="write one HTML page here")
     audit.add_argument("--strict", action="store_true", help="fail on warnings as well")
     audit.add_argument("--workers", type=_positive, help="processes; default one a core")
 
@@ -242,6 +246,14 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def _new_file(text: str) -> Path:
+    """Refused before the work rather than after it."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory, must be a file")
+    return path
 
 
 # Heavy libraries are imported inside the commands, so that --help and --dry-run answer at once.
@@ -278,10 +290,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.benchmark is not None:
         return _evaluate_benchmark(arguments)
     from megatron_longrlvr.evaluation.command import evaluate_target
+    from megatron_longrlvr.observability.files import write_atomically
 
     metrics = evaluate_target(arguments.target, arguments.overrides)
     if metrics is not None and arguments.json is not None:
-        arguments.json.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_atomically(arguments.json, json.dumps(metrics, indent=2) + "\n")
     return 0
 
 

@@ -85,3 +85,20 @@ def test_an_unknown_option_is_refused(arguments, capsys):
         main(arguments)
     assert stop.value.code == USAGE_EXIT_CODE
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score", "none.jsonl", "--csv"],
+        ["evaluate", "tiny_cpu", "--json"],
+        ["report", "none", "--output"],
+    ],
+)
+def test_a_directory_in_the_place_of_a_result_is_refused_before_the_work(
+    arguments, tmp_path, capsys
+):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, str(tmp_path)])
+    assert stop.value.code == USAGE_EXIT_CODE
+    assert f"{tmp_path} is a directory, must be a file" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from megatron_longrlvr.errors import DataError
 # A few thousand responses: enough to keep a process busy, little enough to share out evenly.
 _BLOCK_BYTES = 4 * 1024**2
 _BOM = b"\xef\xbb\xbf"
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +41,10 @@ def iter_blocks(path: Path, *, block_bytes: int = _BLOCK_BYTES) -> Iterator[Line
 
 
 def _read_blocks(path: Path, block_bytes: int) -> Iterator[LineBlock]:
-    opener = gzip.open if path.suffix == ".gz" else open
+    with path.open("rb") as file:
+        is_gzip = path.suffix == ".gz" or file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     first_line = 1
-    with opener(path, "rb") as file:
+    with gzip.open(path) if is_gzip else path.open("rb") as file:
         while content := file.read(block_bytes):
             content += file.readline()
             num_lines = content.count(b"\n")

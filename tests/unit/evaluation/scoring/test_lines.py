@@ -11,10 +11,10 @@ CONTENT = b"".join(b'{"n": %d}\n' % number for number in range(50)) + b'{"n"'
 
 
 @pytest.mark.parametrize("block_bytes", [1, 10, 100, 10_000])
-@pytest.mark.parametrize("name", ["plain.jsonl", "packed.jsonl.gz"])
+@pytest.mark.parametrize("name", ["plain.jsonl", "packed.jsonl.gz", "packed.jsonl"])
 def test_blocks_joined_are_the_file_and_lines_are_numbered(tmp_path, name, block_bytes):
     path = tmp_path / name
-    path.write_bytes(gzip.compress(CONTENT) if name.endswith("gz") else CONTENT)
+    path.write_bytes(gzip.compress(CONTENT) if name.startswith("packed") else CONTENT)
     blocks = list(iter_blocks(path, block_bytes=block_bytes))
     assert b"".join(block.content for block in blocks) == CONTENT
     for block in blocks[1:]:
