@@ -23,7 +23,7 @@ from megatron_longrlvr.conversion.folder import ConvertedManifest
 from megatron_longrlvr.conversion.source import CheckpointSource
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.build import build_chunks
-from megatron_longrlvr.model.logprobs import shard_logits, vocabulary_shard
+from megatron_longrlvr.model.logprobs import shard_logits
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.parallel.groups import close_process_groups, start_process_groups
 from megatron_longrlvr.parallel.layout import ParallelLayout
@@ -100,10 +100,7 @@ def run_learner(source: CheckpointSource, token_ids: Sequence[int]) -> Activatio
         decoder: Any = chunk.decoder
         with _watched([chunk.embedding, *decoder.layers]) as seen:
             hidden = chunk(batch.token_ids, batch.attention, torch.arange(len(token_ids)))
-        weight = chunk.output_weight()
-        shard = vocabulary_shard(
-            num_rows=len(weight), vocab_size=source.spec.vocab_size, rank=0, group=groups.tp
-        )
+        weight, shard = chunk.output_shard(source.spec.vocab_size)
         layers = tuple(value[:, 0] for value in seen)  # [T, 1, H]
         return Activations(layers=layers, logits=shard_logits(hidden, weight, shard))
     finally:

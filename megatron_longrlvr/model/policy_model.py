@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrlvr.model.attention import AttentionPlan
+from megatron_longrlvr.model.logprobs import VocabularyShard, vocabulary_shard
 from megatron_longrlvr.model.mcore import (
     GPTModel,
     copy_to_tensor_model_parallel_region,
@@ -58,6 +59,18 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
         if self.share_embeddings_and_output_weights:
             return self.shared_embedding_or_output_weight()  # type: ignore[no-any-return]
         return self.output_layer.weight  # type: ignore[no-any-return]
+
+    def output_shard(self, vocab_size: int) -> tuple[Tensor, VocabularyShard]:
+        """The output layer's weight on the last chunk, and which tokens its rows are.
+
+        Args:
+            vocab_size: Of the model, without what pads the layer.
+        """
+        weight, group = self.output_weight(), self.pg_collection.tp
+        shard = vocabulary_shard(
+            num_rows=len(weight), vocab_size=vocab_size, rank=group.rank(), group=group
+        )
+        return weight, shard
 
 
 def unwrap(chunk: torch.nn.Module) -> PolicyModel:

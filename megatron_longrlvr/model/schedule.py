@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrlvr.model.local_batch import LocalBatch
-from megatron_longrlvr.model.logprobs import token_logprobs, vocabulary_shard
+from megatron_longrlvr.model.logprobs import token_logprobs
 from megatron_longrlvr.model.mcore import get_forward_backward_func
 from megatron_longrlvr.model.policy_model import PolicyModel, unwrap
 
@@ -98,10 +98,7 @@ def chunk_logprobs(
     chunk: PolicyModel, hidden: Tensor, target_ids: Tensor, settings: LogprobSettings
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [N] of targets, from the last chunk's hidden states."""
-    weight, group = chunk.output_weight(), chunk.pg_collection.tp
-    shard = vocabulary_shard(
-        num_rows=len(weight), vocab_size=settings.vocab_size, rank=group.rank(), group=group
-    )
+    weight, shard = chunk.output_shard(settings.vocab_size)
     return token_logprobs(
         hidden,
         weight,

@@ -29,7 +29,7 @@ from megatron_longrlvr.model.decoding import (
     PrefillAttention,
     run_pipeline,
 )
-from megatron_longrlvr.model.logprobs import shard_logits, vocabulary_shard
+from megatron_longrlvr.model.logprobs import shard_logits
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.model.rope import inverse_frequencies, rotation
 from megatron_longrlvr.model.sequence_plan import plan_sequences
@@ -304,15 +304,8 @@ class MegatronEngine:
         hidden = run_pipeline(self.policy, token_ids, attention, selected)
         if hidden is None:
             return None
-        chunk = self.policy.chunks[-1]
-        weight, group = chunk.output_weight(), self.policy.groups.tp
-        shard = vocabulary_shard(
-            num_rows=len(weight),
-            vocab_size=self.policy.spec.vocab_size,
-            rank=group.rank(),
-            group=group,
-        )
-        logits = shard_logits(hidden, weight, shard)
+        weight, shard = self.policy.chunks[-1].output_shard(self.policy.spec.vocab_size)
+        logits, group = shard_logits(hidden, weight, shard), shard.group
         if group.size() > 1:
             # All tensor-parallel ranks decode the same samples, so all of them reach this.
             parts = [torch.empty_like(logits) for _ in range(group.size())]

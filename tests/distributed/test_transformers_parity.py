@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_longrlvr.model.decoding import run_pipeline
-from megatron_longrlvr.model.logprobs import shard_logits, vocabulary_shard
+from megatron_longrlvr.model.logprobs import shard_logits
 from megatron_longrlvr.parallel.groups import close_process_groups
 from tests.support.learners import start_policy
 from tests.support.micro_batches import random_batch, segment_edges
@@ -59,14 +59,10 @@ def packed_logits(rank, world_size, folder, layout):  # noqa: ARG001
         hidden = run_pipeline(policy, local.token_ids, local.attention, everything)
         logits = None
         if hidden is not None:
-            group = policy.groups.tp
-            weight = policy.chunks[-1].output_weight()
-            shard = vocabulary_shard(
-                num_rows=len(weight), vocab_size=VOCAB_SIZE, rank=group.rank(), group=group
-            )
+            weight, shard = policy.chunks[-1].output_shard(VOCAB_SIZE)
             own = shard_logits(hidden, weight, shard)
-            parts = [torch.empty_like(own) for _ in range(group.size())]
-            dist.all_gather(parts, own, group=group)
+            parts = [torch.empty_like(own) for _ in range(shard.group.size())]
+            dist.all_gather(parts, own, group=shard.group)
             logits = torch.cat(parts, dim=1)[:, :VOCAB_SIZE]
     close_process_groups()
     return logits
