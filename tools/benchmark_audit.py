@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from megatron_longrlvr.observability.provenance import library_versions, read_git_state
+from megatron_longrlvr.observability.provenance import record_header
 
 ROOT = Path(__file__).parents[1]
 NUM_WORDS = 30_000
@@ -166,14 +165,11 @@ def main() -> None:
         write_records(data, num_rows, RecordMaker(words, seed=3))
         results.append(measure(data, evaluation, scratch / "tokenizer", arguments.workers))
         print(json.dumps(results[-1]))
-    git = read_git_state(ROOT)
-    record = {
-        "what": "longrlvr audit on made-up JSON lines, evaluation file included",
-        "commit": None if git is None else git.commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work",
-        "versions": library_versions(),
-        "runs": results,
-    }
+    header = record_header(
+        "longrlvr audit on made-up JSON lines, evaluation file included",
+        note="shared with other work",
+    )
+    record = {**header, "runs": results}
     arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {arguments.output}")
 

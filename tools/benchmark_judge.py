@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from megatron_longrlvr.config.judge import JudgeConfig
+from megatron_longrlvr.observability.provenance import record_header
 from megatron_longrlvr.rewards.judge.query import JudgeQuery
 from megatron_longrlvr.rewards.judge.service import JudgeService, open_judge
 from megatron_longrlvr.stages import Verdict
@@ -110,16 +107,12 @@ def describe(concurrent: list[float], serial: float) -> dict[str, object]:
     """The measurement with what it was taken on."""
     ideal = NUM_VERDICTS / CONCURRENCY * LATENCY_S
     median, best = statistics.median(concurrent), min(concurrent)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     return {
-        "what": f"seconds for {NUM_VERDICTS} verdicts at {LATENCY_S * 1000:g} ms latency, "
-        f"{CONCURRENCY} under way",
-        "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version(), "httpcore2": version("httpcore2")},
+        **record_header(
+            f"seconds for {NUM_VERDICTS} verdicts at {LATENCY_S * 1000:g} ms latency, "
+            f"{CONCURRENCY} under way",
+            more_libraries=["httpcore2"],
+        ),
         "ideal_seconds": ideal,
         "seconds": [round(seconds, 3) for seconds in concurrent],
         "median_over_ideal": round(median / ideal, 2),

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -20,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy
+from megatron_longrlvr.observability.provenance import record_header
 
 MEGABYTE = 1000**2
 # Words that the rules and parsers look at among words that they pass over.
@@ -97,17 +95,8 @@ def time_command(path: Path, num_processes: int) -> float:
 
 def describe(megabytes: int, runs: list[dict[str, object]]) -> dict[str, object]:
     """The record: what was measured, where and on which commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return {
-        "what": f"seconds of longrlvr score on a file of {megabytes} MB, by format and processes",
-        "commit": commit,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "load_average": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version(), "numpy": numpy.__version__},
-        "runs": runs,
-    }
+    what = f"seconds of longrlvr score on a file of {megabytes} MB, by format and processes"
+    return {**record_header(what), "runs": runs}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,10 +33,7 @@ from shapes import Shape, config_of  # noqa: E402
 
 from megatron_longrlvr.model.flops import forward_flops, group_work  # noqa: E402
 from megatron_longrlvr.model.spec import read_model_spec  # noqa: E402
-from megatron_longrlvr.observability.provenance import (  # noqa: E402
-    library_versions,
-    read_git_state,
-)
+from megatron_longrlvr.observability.provenance import record_header  # noqa: E402
 
 SHAPES = {
     "tiny": [Shape(512, 64, 8), Shape(2048, 64, 8), Shape(4096, 128, 8)],
@@ -180,15 +176,11 @@ def main() -> None:
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the record."""
-    git = read_git_state(ROOT)
-    record = {
-        "what": "CPU seconds of one group, one process of one thread, fp32; medians over rounds",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per contender",
-        "load": round(os.getloadavg()[0], 1),
-        "commit": None if git is None else git.commit,
-        "versions": library_versions(),
-        "rows": rows,
-    }
+    header = record_header(
+        "CPU seconds of one group, one process of one thread, fp32; medians over rounds",
+        note="one thread per contender",
+    )
+    record = {**header, "rows": rows}
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

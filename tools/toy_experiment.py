@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.metric_log import MetricKind, read_metric_log
-from megatron_longrlvr.observability.provenance import library_versions, read_git_state
+from megatron_longrlvr.observability.provenance import record_header
 
 ROOT = Path(__file__).parents[1]
 
@@ -211,13 +210,11 @@ def main() -> None:
         make_no_skill_start(runs)
     with ThreadPoolExecutor(arguments.workers) as pool:
         results = list(pool.map(lambda job: run(*job, runs), jobs))
-    git = read_git_state(ROOT)
     record = {
-        "what": "held-out scores of GRPO on the toy task (recipe tiny_cpu), 512 prompts, T = 1",
-        "commit": None if git is None else git.commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run, "
-        f"{arguments.workers} at a time",
-        "versions": library_versions(),
+        **record_header(
+            "held-out scores of GRPO on the toy task (recipe tiny_cpu), 512 prompts, T = 1",
+            note=f"one thread a run, {arguments.workers} at a time",
+        ),
         "start": measure_start(runs),
         "summary": summarize(rows, results),
         "runs": results,

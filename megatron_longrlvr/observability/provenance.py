@@ -140,10 +140,34 @@ def _git(directory: Path, *arguments: str) -> bytes | None:
     return result.stdout if result.returncode == 0 else None
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of those :data:`LIBRARIES` that are installed, without importing them."""
+def record_header(
+    what: str, *, note: str = "", more_libraries: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What opens the record of a measurement: what was measured, on which code and machine.
+
+    Args:
+        what: In one sentence, with the unit.
+        note: Circumstances, behind the description of the machine.
+        more_libraries: Whose versions matter beside those of :data:`LIBRARIES`.
+    """
+    git = read_git_state(_PACKAGE_DIR)
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    return {
+        "what": what,
+        "commit": None if git is None else git.commit,
+        "machine": f"{machine}, {note}" if note else machine,
+        "load_average": round(os.getloadavg()[0], 1),
+        "versions": {
+            "python": platform.python_version(),
+            **library_versions([*LIBRARIES, *more_libraries]),
+        },
+    }
+
+
+def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of those libraries that are installed, without importing them."""
     versions = {}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_longrlvr.observability.files import write_atomically
-from megatron_longrlvr.observability.provenance import library_versions
+from megatron_longrlvr.observability.provenance import record_header
 from megatron_longrlvr.theory.experiment import CurveRow, Study, run_study, study_record
 from megatron_longrlvr.theory.figures import write_figures
 
@@ -26,9 +24,7 @@ def study_theory(folder: Path, *, seed: int, num_samples: int, num_steps: int) -
     study = run_study(num_samples=num_samples, num_steps=num_steps, seed=seed)
     figures = write_figures(study, folder)
     record = {
-        "what": "gradient per evidence logit and GRPO on the independent-citation model",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": library_versions(),
+        **record_header("gradient per evidence logit and GRPO on the independent-citation model"),
         "wall_s": round(time.monotonic() - start, 1),
         **study_record(study),
     }

@@ -11,6 +11,7 @@ from megatron_longrlvr.observability.provenance import (
     GitState,
     collect_provenance,
     read_git_state,
+    record_header,
     write_provenance,
 )
 
@@ -70,6 +71,15 @@ def test_library_versions_are_those_installed():
     versions = collect_provenance(gpu_names=[]).library_versions
     assert versions["numpy"] == metadata.version("numpy")
     assert "vllm-that-nobody-installed" not in versions
+
+
+def test_record_says_what_was_measured_where_and_on_which_code():
+    header = record_header("seconds of nothing", note="alone", more_libraries=["hypothesis"])
+    assert list(header) == ["what", "commit", "machine", "load_average", "versions"]
+    assert header["what"] == "seconds of nothing"
+    assert header["machine"].endswith(" cores, alone")
+    assert header["versions"]["hypothesis"] == metadata.version("hypothesis")
+    assert header["versions"]["numpy"] == metadata.version("numpy")
 
 
 def test_resumed_run_keeps_its_earlier_starts(tmp_path):
