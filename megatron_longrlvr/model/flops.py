@@ -55,8 +55,8 @@ def group_work(prompt: int, responses: Sequence[int], *, shared_prompt: bool) ->
     written = sum(responses)
     return Work(
         tokens=times * prompt + written,
-        pairs=times * _causal_pairs(prompt)
-        + sum(prompt * length + _causal_pairs(length) for length in responses),
+        pairs=times * causal_pairs(prompt)
+        + sum(causal_pairs(length, before=prompt) for length in responses),
         predictions=written,
     )
 
@@ -82,6 +82,11 @@ def forward_flops(spec: ModelSpec, work: Work) -> float:
     )
 
 
+def causal_pairs(length: int, *, before: int = 0) -> int:
+    """Pairs of a query and a key that it sees, of tokens that also see all those before them."""
+    return length * before + length * (length + 1) // 2
+
+
 def layer_weights(spec: ModelSpec, layer: int = 0) -> int:
     """Entries of one layer's weight matrices that a token is multiplied with.
 
@@ -102,7 +107,3 @@ def _mlp_weights(spec: ModelSpec, layer: int) -> int:
     router = spec.hidden_size * spec.experts.num_experts
     gate_up_down = 3 * spec.hidden_size * spec.experts.intermediate_size
     return router + spec.experts.num_per_token * gate_up_down
-
-
-def _causal_pairs(length: int) -> int:
-    return length * (length + 1) // 2

@@ -11,6 +11,7 @@ from megatron_longrlvr.model.flops import (
     FORWARD_AND_BACKWARD,
     NO_WORK,
     Work,
+    causal_pairs,
     forward_flops,
     sampling_work,
 )
@@ -106,7 +107,7 @@ def _row_work(micro_batch: MicroBatch) -> Work:
         before = 0
         if segment.continues is not None:
             before = micro_batch.segments[segment.continues].num_tokens
-        pairs += segment.num_tokens * before + segment.num_tokens * (segment.num_tokens + 1) // 2
+        pairs += causal_pairs(segment.num_tokens, before=before)
     return Work(
         tokens=len(micro_batch.token_ids),
         pairs=pairs,
