@@ -20,8 +20,8 @@ from megatron_longrlvr.data.response_format import (
     parse_strict,
     parse_tolerant,
 )
-from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_verdict
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.registry import VERIFIERS, best_verification
+from megatron_longrlvr.rewards.answer.verification import Ruling
 from megatron_longrlvr.rewards.composite import CompositeReward, compose_reward
 from megatron_longrlvr.rewards.judge.panel import JudgePanel, PanelTraffic
 from megatron_longrlvr.rewards.judge.query import JudgeQuery
@@ -153,9 +153,9 @@ class RewardScorer:
         if self._config.answer == "judge":
             return None
         verify = VERIFIERS[self._config.answer]
-        verdict = best_verdict(verify, answer, sample.prompt.reference_answers)
-        is_open = judge is not None and verdict.ruling is Ruling.UNDECIDED
-        return None if is_open else verdict.score
+        verification = best_verification(verify, answer, sample.prompt.reference_answers)
+        is_open = judge is not None and verification.ruling is Ruling.UNDECIDED
+        return None if is_open else verification.score
 
     def _score(self, reading: _Reading, judgement: Judgement | None) -> ScoredSample:
         sample, parsed = reading.sample, reading.parsed

@@ -13,7 +13,7 @@ from megatron_longrlvr.evaluation.scoring.formats import OutputFormat, Record
 from megatron_longrlvr.evaluation.scoring.lines import LineBlock
 from megatron_longrlvr.evaluation.scoring.output import ModelOutput
 from megatron_longrlvr.evaluation.scoring.rules import RULES
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.verification import Ruling
 from megatron_longrlvr.rewards.context_reward import match_evidence
 
 # The paper's reward weighs recall twice as much as precision.
@@ -39,7 +39,7 @@ class Measurement(NamedTuple):
     """By rule; ``stored`` is there only if the file holds a verdict."""
 
     undecided: tuple[str, ...]
-    """Rules whose verifier could not decide; what they score the output with is no verdict."""
+    """Rules whose verifier could not decide; what they score the output with proves nothing."""
 
     strict_outcome: str
     tolerant_outcome: str
@@ -80,9 +80,11 @@ def measure_block(block: LineBlock, *, path: str, output_format: OutputFormat) -
 def measure(output: ModelOutput, *, rules_of: str) -> Measurement:
     """Score one output by the rules of a format."""
     strict, tolerant = parse_strict(output.text), parse_tolerant(output.text)
-    verdicts = {name: apply(output, strict, tolerant) for name, apply in RULES[rules_of].items()}
+    verifications = {
+        name: apply(output, strict, tolerant) for name, apply in RULES[rules_of].items()
+    }
     scores = {} if output.stored is None else {"stored": output.stored}
-    scores |= {name: verdict.score for name, verdict in verdicts.items()}
+    scores |= {name: verification.score for name, verification in verifications.items()}
     evidence = None
     if output.evidence_chunk_ids:
         cited = frozenset(tolerant.cited_chunk_ids)
@@ -93,7 +95,9 @@ def measure(output: ModelOutput, *, rules_of: str) -> Measurement:
         item_id=output.item_id,
         scores=scores,
         undecided=tuple(
-            name for name, verdict in verdicts.items() if verdict.ruling is Ruling.UNDECIDED
+            name
+            for name, verification in verifications.items()
+            if verification.ruling is Ruling.UNDECIDED
         ),
         strict_outcome=strict.outcome.value,
         tolerant_outcome=tolerant.outcome.value,

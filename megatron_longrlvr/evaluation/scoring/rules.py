@@ -1,4 +1,4 @@
-"""Scoring rules: from a response to a verdict with a score in [0, 1].
+"""Scoring rules: from a response to a verification with a score in [0, 1].
 
 For every benchmark the same four columns:
 
@@ -37,14 +37,14 @@ from megatron_longrlvr.data.response_format import (
 )
 from megatron_longrlvr.evaluation.scoring.output import ModelOutput
 from megatron_longrlvr.rewards.answer import choice, containment, normalized, token_f1
-from megatron_longrlvr.rewards.answer.registry import AnswerVerifier, best_verdict
-from megatron_longrlvr.rewards.answer.verdict import WRONG, Verdict, rule
+from megatron_longrlvr.rewards.answer.registry import AnswerVerifier, best_verification
+from megatron_longrlvr.rewards.answer.verification import WRONG, Verification, rule
 
-Rule = Callable[[ModelOutput, ParsedResponse, ParsedResponse], Verdict]
-"""From an output and its response by the strict and by the tolerant parser to a verdict."""
+Rule = Callable[[ModelOutput, ParsedResponse, ParsedResponse], Verification]
+"""From an output and its response by the strict and by the tolerant parser to a verification."""
 
-_Match = Callable[[str, ModelOutput], Verdict]
-"""From the text that counts as the answer, and its output, to a verdict."""
+_Match = Callable[[str, ModelOutput], Verification]
+"""From the text that counts as the answer, and its output, to a verification."""
 
 _ONE_LINE_ANSWER = re.compile(r"<answer>([^\n]*?)</answer>")
 _LONGBENCH_LETTER = (
@@ -53,25 +53,25 @@ _LONGBENCH_LETTER = (
 )
 
 
-def _quotes(text: str, output: ModelOutput) -> Verdict:
+def _quotes(text: str, output: ModelOutput) -> Verification:
     lowered = text.lower()
     return rule(is_right=any(reference.lower() in lowered for reference in output.references))
 
 
-def _states_letter(text: str, output: ModelOutput) -> Verdict:
+def _states_letter(text: str, output: ModelOutput) -> Verification:
     plain = text.replace("*", "")
     found = (form.search(plain) for form in _LONGBENCH_LETTER)
     letter = next((match[1] for match in found if match), None)
     return rule(is_right=letter in output.references)
 
 
-def _holds_letter(text: str, output: ModelOutput) -> Verdict:
+def _holds_letter(text: str, output: ModelOutput) -> Verification:
     return rule(is_right=output.references[0] in text)
 
 
 def _longreason_published(
     output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse
-) -> Verdict:
+) -> Verification:
     block = _ONE_LINE_ANSWER.search(output.text)
     return _holds_letter(block[1] if block else _after_reasoning(output.text), output)
 
@@ -81,7 +81,9 @@ def _on_response(match: _Match) -> Rule:
 
 
 def _on_last_answer(match: _Match, *, otherwise: Callable[[str], str]) -> Rule:
-    def apply(output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse) -> Verdict:
+    def apply(
+        output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse
+    ) -> Verification:
         blocks = closed_blocks(output.text, ANSWER_TAG)
         return match(blocks[-1] if blocks else otherwise(output.text), output)
 
@@ -89,14 +91,18 @@ def _on_last_answer(match: _Match, *, otherwise: Callable[[str], str]) -> Rule:
 
 
 def _on_single_answer(match: _Match) -> Rule:
-    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> Verdict:
+    def apply(
+        output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse
+    ) -> Verification:
         return WRONG if strict.answer is None else match(strict.answer, output)
 
     return apply
 
 
 def _on_well_formed(match: _Match) -> Rule:
-    def apply(output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse) -> Verdict:
+    def apply(
+        output: ModelOutput, strict: ParsedResponse, _tolerant: ParsedResponse
+    ) -> Verification:
         if strict.outcome is not ParseOutcome.OK or strict.answer is None:
             return WRONG
         return match(strict.answer, output)
@@ -105,7 +111,9 @@ def _on_well_formed(match: _Match) -> Rule:
 
 
 def _on_tolerant_answer(match: _Match, *, otherwise: Callable[[str], str]) -> Rule:
-    def apply(output: ModelOutput, _strict: ParsedResponse, tolerant: ParsedResponse) -> Verdict:
+    def apply(
+        output: ModelOutput, _strict: ParsedResponse, tolerant: ParsedResponse
+    ) -> Verification:
         answer = otherwise(output.text) if tolerant.answer is None else tolerant.answer
         return match(answer, output)
 
@@ -113,7 +121,7 @@ def _on_tolerant_answer(match: _Match, *, otherwise: Callable[[str], str]) -> Ru
 
 
 def _verified(verify: AnswerVerifier) -> _Match:
-    return lambda text, output: best_verdict(verify, text, output.references)
+    return lambda text, output: best_verification(verify, text, output.references)
 
 
 def _after_reasoning(text: str) -> str:

@@ -20,7 +20,7 @@ import re
 import unicodedata
 
 from megatron_longrlvr.rewards.answer.bare import bare
-from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, WRONG, Verdict, rule
+from megatron_longrlvr.rewards.answer.verification import UNDECIDED, WRONG, Verification, rule
 
 # Benchmarks number their options from A; ten are the most that MMLU-Pro uses.
 _LETTER = "[A-J]"
@@ -43,7 +43,7 @@ _MARKED = re.compile(
 )
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Compare the option that the answer names with the reference's."""
     if not bare(answer):
         return WRONG

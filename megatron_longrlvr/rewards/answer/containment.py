@@ -13,9 +13,15 @@ answer is wrong.
 from __future__ import annotations
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, Ruling, Verdict, nothing_said
+from megatron_longrlvr.rewards.answer.verification import (
+    RIGHT,
+    UNDECIDED,
+    Ruling,
+    Verification,
+    nothing_said,
+)
 
-_HELD = Verdict(ruling=Ruling.UNDECIDED, score=1.0)
+_HELD = Verification(ruling=Ruling.UNDECIDED, score=1.0)
 _YES_NO = frozenset({"yes", "no"})
 _FUNCTION_WORDS = frozenset(
     {"and", "as", "at", "but", "by", "for", "from", "he", "her", "his", "if", "in", "is", "it"}
@@ -24,7 +30,7 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Score containment either way."""
     given, expected = normalize(answer), normalize(reference)
     if not given:

@@ -18,7 +18,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from megatron_longrlvr.rewards.answer.bare import bare
-from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, WRONG, Verdict, rule
+from megatron_longrlvr.rewards.answer.verification import UNDECIDED, WRONG, Verification, rule
 
 _MONTHS = {
     name: number
@@ -60,7 +60,7 @@ class CalendarDate:
     """None unless the month is known."""
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Compare the one date of the answer with the reference's."""
     if not bare(answer):
         return WRONG

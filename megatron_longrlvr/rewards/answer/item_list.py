@@ -14,14 +14,19 @@ import re
 
 from megatron_longrlvr.rewards.answer.bare import bare
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, Verdict, nothing_said
+from megatron_longrlvr.rewards.answer.verification import (
+    RIGHT,
+    UNDECIDED,
+    Verification,
+    nothing_said,
+)
 
 # A comma within a number separates nothing.
 _SEPARATOR = re.compile(r"[;\n\u2022]|,(?!\d{3}(?!\d))|\s(?:and|&)\s", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*+(?:[-*+]|\(?+\d{1,2}[.)])\s++")
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Right if both texts list the same items."""
     given, expected = _items(answer), _items(reference)
     if not given:

@@ -26,7 +26,7 @@ import re
 import unicodedata
 
 from megatron_longrlvr.rewards.answer.bare import bare
-from megatron_longrlvr.rewards.answer.verdict import Verdict, same_text
+from megatron_longrlvr.rewards.answer.verification import Verification, same_text
 
 _LABEL = re.compile(r"^\s*answer\s*:")
 _GROUPING_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -40,7 +40,7 @@ _KEPT_PUNCTUATION = frozenset({"%", "#", "."})
 _MINUS_SIGN = "\u2212"
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Right if the two texts normalise to the same words in the same order."""
     return same_text(normalize(answer), normalize(reference))
 

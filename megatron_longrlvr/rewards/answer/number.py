@@ -26,7 +26,13 @@ from fractions import Fraction
 
 from megatron_longrlvr.rewards.answer.bare import bare
 from megatron_longrlvr.rewards.answer.units import MULTIPLIERS, UNITS
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, UNDECIDED, WRONG, Verdict, rule
+from megatron_longrlvr.rewards.answer.verification import (
+    RIGHT,
+    UNDECIDED,
+    WRONG,
+    Verification,
+    rule,
+)
 
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 
@@ -73,7 +79,7 @@ class Quantity:
         return self.number * self.factor
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Compare the one quantity of the answer with the reference's."""
     if not bare(answer):
         return WRONG

@@ -16,10 +16,10 @@ from megatron_longrlvr.rewards.answer import (
     unordered,
     yes_no,
 )
-from megatron_longrlvr.rewards.answer.verdict import Ruling, Verdict
+from megatron_longrlvr.rewards.answer.verification import Ruling, Verification
 
-AnswerVerifier = Callable[[str, str], Verdict]
-"""From answer and reference to a verdict. Never raises, whatever the texts."""
+AnswerVerifier = Callable[[str, str], Verification]
+"""From answer and reference to a verification. Never raises, whatever the texts."""
 
 VERIFIERS: Mapping[str, AnswerVerifier] = {
     "exact": exact.verify,
@@ -35,7 +35,9 @@ VERIFIERS: Mapping[str, AnswerVerifier] = {
 }
 
 
-def best_verdict(verify: AnswerVerifier, answer: str, references: Sequence[str]) -> Verdict:
+def best_verification(
+    verify: AnswerVerifier, answer: str, references: Sequence[str]
+) -> Verification:
     """Judge an answer by the reference that suits it best.
 
     Right by one reference is right; wrong is what is wrong by all of them. The score is the
@@ -46,10 +48,12 @@ def best_verdict(verify: AnswerVerifier, answer: str, references: Sequence[str])
     """
     if not references:
         raise ValueError("cannot score an answer of a question without reference answers")
-    verdicts = [verify(answer, reference) for reference in references]
-    rulings = {verdict.ruling for verdict in verdicts}
+    verifications = [verify(answer, reference) for reference in references]
+    rulings = {verification.ruling for verification in verifications}
     best = next(ruling for ruling in _BEST_FIRST if ruling in rulings)
-    return Verdict(ruling=best, score=max(verdict.score for verdict in verdicts))
+    return Verification(
+        ruling=best, score=max(verification.score for verification in verifications)
+    )
 
 
 _BEST_FIRST = (Ruling.RIGHT, Ruling.UNDECIDED, Ruling.WRONG)

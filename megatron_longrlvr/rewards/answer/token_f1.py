@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections import Counter
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import RIGHT, Ruling, Verdict, nothing_said
+from megatron_longrlvr.rewards.answer.verification import RIGHT, Ruling, Verification, nothing_said
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Score the overlap of words."""
     given, expected = Counter(normalize(answer).split()), Counter(normalize(reference).split())
     if not given:
@@ -27,4 +27,4 @@ def verify(answer: str, reference: str) -> Verdict:
         return RIGHT
     num_common = (given & expected).total()
     score = 2 * num_common / (given.total() + expected.total())
-    return Verdict(ruling=Ruling.UNDECIDED, score=score)
+    return Verification(ruling=Ruling.UNDECIDED, score=score)

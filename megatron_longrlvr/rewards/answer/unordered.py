@@ -8,10 +8,10 @@ this verifier does not suit answers such as "Rome beat Carthage".
 from __future__ import annotations
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import Verdict, same_text
+from megatron_longrlvr.rewards.answer.verification import Verification, same_text
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Right if both texts hold the same multiset of normalised words."""
     return same_text(_sorted_words(answer), _sorted_words(reference))
 

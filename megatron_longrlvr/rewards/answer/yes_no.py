@@ -12,7 +12,12 @@ from __future__ import annotations
 import re
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
-from megatron_longrlvr.rewards.answer.verdict import UNDECIDED, Verdict, nothing_said, rule
+from megatron_longrlvr.rewards.answer.verification import (
+    UNDECIDED,
+    Verification,
+    nothing_said,
+    rule,
+)
 
 _MEANINGS = {
     **dict.fromkeys(("yes", "true", "correct"), True),
@@ -23,7 +28,7 @@ _HEDGE = re.compile(r"^(?:yes|true|correct) (?:and|or) |^(?:no|false|incorrect) 
 _ANYWHERE = frozenset({"yes", "no"})
 
 
-def verify(answer: str, reference: str) -> Verdict:
+def verify(answer: str, reference: str) -> Verification:
     """Compare what the answer says with the reference's word."""
     words, wanted = normalize(answer).split(), normalize(reference)
     if not words:

@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_longrlvr.rewards.answer import choice
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.verification import Ruling
 
 
 @pytest.mark.parametrize(

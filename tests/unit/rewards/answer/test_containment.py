@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_longrlvr.rewards.answer import containment
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.verification import Ruling
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,6 @@ from megatron_longrlvr.rewards.answer.verdict import Ruling
     ],
 )
 def test_score_and_ruling(answer, reference, score, ruling):
-    verdict = containment.verify(answer, reference)
-    assert verdict.score == score
-    assert verdict.ruling is ruling
+    verification = containment.verify(answer, reference)
+    assert verification.score == score
+    assert verification.ruling is ruling

@@ -4,7 +4,7 @@ import pytest
 
 from megatron_longrlvr.rewards.answer import date
 from megatron_longrlvr.rewards.answer.date import CalendarDate
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.verification import Ruling
 
 DAY = CalendarDate(year=1990, month=3, day=12)
 

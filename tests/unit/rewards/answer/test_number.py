@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_longrlvr.rewards.answer import number
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.verification import Ruling
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_longrlvr.rewards.answer import token_f1
-from megatron_longrlvr.rewards.answer.verdict import Ruling
+from megatron_longrlvr.rewards.answer.verification import Ruling
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,6 @@ from megatron_longrlvr.rewards.answer.verdict import Ruling
     ],
 )
 def test_score_and_ruling(answer, reference, score, ruling):
-    verdict = token_f1.verify(answer, reference)
-    assert verdict.score == pytest.approx(score)
-    assert verdict.ruling is ruling
+    verification = token_f1.verify(answer, reference)
+    assert verification.score == pytest.approx(score)
+    assert verification.ruling is ruling

@@ -21,7 +21,7 @@ class Ruling(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Verification:
     """A ruling, and what the answer earns where nobody decides further."""
 
     ruling: Ruling
@@ -29,26 +29,26 @@ class Verdict:
     """In [0, 1]; 1 for right, 0 for wrong, and whatever the rule pays in between if undecided."""
 
 
-RIGHT = Verdict(ruling=Ruling.RIGHT, score=1.0)
-WRONG = Verdict(ruling=Ruling.WRONG, score=0.0)
-UNDECIDED = Verdict(ruling=Ruling.UNDECIDED, score=0.0)
+RIGHT = Verification(ruling=Ruling.RIGHT, score=1.0)
+WRONG = Verification(ruling=Ruling.WRONG, score=0.0)
+UNDECIDED = Verification(ruling=Ruling.UNDECIDED, score=0.0)
 
 
-def rule(*, is_right: bool) -> Verdict:
-    """Verdict of a verifier that read both texts."""
+def rule(*, is_right: bool) -> Verification:
+    """By a verifier that read both texts."""
     return RIGHT if is_right else WRONG
 
 
-def nothing_said(expected: Collection[object]) -> Verdict:
-    """Verdict on an answer that is empty in the form that is compared.
+def nothing_said(expected: Collection[object]) -> Verification:
+    """Of an answer that is empty in the form that is compared.
 
     Wrong, unless that form leaves nothing of the reference either, as of one that is a hyphen.
     """
     return WRONG if expected else UNDECIDED
 
 
-def same_text(answer: str, reference: str) -> Verdict:
-    """Verdict of a verifier that compares texts.
+def same_text(answer: str, reference: str) -> Verification:
+    """By a verifier that compares texts.
 
     Args:
         answer: In the form that is compared.
