@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,14 +48,14 @@ class Job:
     """Ranks on each node."""
 
     time: str
-    steps: int
-    """Training steps that it is to get to; 0 where it does not train."""
-
-    arguments: Sequence[str]
-    """Of every rank's interpreter."""
-
     configs: Sequence[TrainConfig]
     """Resolved recipes, one but for a sweep."""
+
+    arguments: Sequence[str] = ()
+    """Of every rank's interpreter; a sweep names them for each task."""
+
+    steps: int = 0
+    """Training steps that it is to get to; 0 where it does not train."""
 
     array: int = 0
     """Tasks of the array; 0 for a single job."""
@@ -89,6 +89,8 @@ def plan_job(request: JobRequest, site: Site) -> Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Size:
+    """Fields of a job that do not depend on its kind."""
+
     nodes: int
     processes: int
     time: str
@@ -122,9 +124,7 @@ def _plan_train(request: JobRequest, size: _Size) -> Job:
         kind="train",
         name=config.run.name,
         base=base,
-        nodes=size.nodes,
-        processes=size.processes,
-        time=size.time,
+        **asdict(size),
         steps=config.trainer.steps,
         arguments=("-m", "megatron_longrlvr", "train", str(base / "job" / "recipe.json")),
         configs=(config,),
@@ -142,10 +142,7 @@ def _plan_evaluate(request: JobRequest, size: _Size) -> Job:
         kind="evaluate",
         name=f"{config.run.name}-evaluate",
         base=base,
-        nodes=size.nodes,
-        processes=size.processes,
-        time=size.time,
-        steps=0,
+        **asdict(size),
         arguments=(*arguments, "--json", str(base / "metrics.json")),
         configs=(config,),
     )
@@ -160,10 +157,7 @@ def _plan_convert(request: JobRequest, size: _Size) -> Job:
         kind="convert",
         name=f"{config.run.name}-convert",
         base=base,
-        nodes=size.nodes,
-        processes=size.processes,
-        time=size.time,
-        steps=0,
+        **asdict(size),
         arguments=(tool, str(run), str(base / "hf"), "--overwrite"),
         configs=(config,),
     )
@@ -179,11 +173,8 @@ def _plan_sweep(request: JobRequest, size: _Size) -> Job:
         kind="sweep",
         name=f"{root.name}-sweep",
         base=root,
-        nodes=size.nodes,
-        processes=size.processes,
-        time=size.time,
+        **asdict(size),
         steps=configs[0].trainer.steps,
-        arguments=(),
         configs=tuple(configs),
         array=len(configs),
     )

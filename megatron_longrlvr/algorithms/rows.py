@@ -105,3 +105,30 @@ def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> Micr
             for item in run.items
         ],
     )
+
+
+def unlearned_row(
+    token_ids: Sequence[int],
+    *,
+    num_given: int,
+    segments: Sequence[Segment] | None = None,
+    sample_ids: Sequence[str] = (),
+) -> MicroBatch:
+    """A row that is only run, or scored: no loss is taken of it.
+
+    Args:
+        token_ids: At least one.
+        num_given: Tokens at the start that are not scored; those behind count as responses.
+        segments: One for all tokens if None.
+        sample_ids: For messages.
+    """
+    nothing = torch.zeros(len(token_ids))
+    return MicroBatch(
+        token_ids=torch.tensor(token_ids, dtype=torch.int64),
+        segments=segments or [Segment(num_tokens=len(token_ids))],
+        is_response=torch.arange(len(token_ids)) >= num_given,
+        advantages=nothing,
+        behavior_logprobs=nothing,
+        loss_weights=nothing,
+        sample_ids=sample_ids,
+    )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_longrlvr.algorithms.rows import unlearned_row
 from megatron_longrlvr.checkpoint.weights import read_weights
 from megatron_longrlvr.config.policy import ModelConfig
 from megatron_longrlvr.conversion.folder import ConvertedManifest
@@ -27,7 +28,6 @@ from megatron_longrlvr.model.logprobs import shard_logits
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.parallel.groups import close_process_groups, start_process_groups
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.stages import MicroBatch, Segment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +96,7 @@ def run_learner(source: CheckpointSource, token_ids: Sequence[int]) -> Activatio
         policy = Policy(spec=source.spec, groups=groups, model=settings, chunks=chunks)
         (chunk,) = policy.chunks
         chunk.eval()
-        (batch,) = policy.localize([_one_sample(token_ids)])
+        (batch,) = policy.localize([unlearned_row(token_ids, num_given=len(token_ids))])
         decoder: Any = chunk.decoder
         with _watched([chunk.embedding, *decoder.layers]) as seen:
             hidden = chunk(batch.token_ids, batch.attention, torch.arange(len(token_ids)))
@@ -137,17 +137,3 @@ def _watched(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _one_sample(token_ids: Sequence[int]) -> MicroBatch:
-    tokens = torch.tensor(list(token_ids))
-    zeros = torch.zeros(len(tokens))
-    return MicroBatch(
-        token_ids=tokens,
-        segments=(Segment(num_tokens=len(tokens)),),
-        is_response=zeros.bool(),
-        advantages=zeros,
-        behavior_logprobs=zeros,
-        loss_weights=zeros,
-        sample_ids=("text/0",),
-    )

@@ -7,6 +7,7 @@ resumed run goes on where the saved one stood, whatever its layout.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,29 +32,22 @@ class PromptSource(Protocol):
         ...
 
 
-class FilePromptSource:
-    """Deals loaded prompts, epoch after epoch without end; satisfies `PromptSource`.
+class CountedPrompts(ABC):
+    """Deals the prompts of the places 0, 1, 2 and so on; satisfies ``PromptSource``."""
 
-    Every epoch deals each prompt once. A draw may reach into the next epoch, so it can hold a
-    prompt twice there, and does where it asks for more prompts than there are.
-    """
-
-    def __init__(self, prompts: Sequence[Prompt], *, seed: int, shuffle: bool = True) -> None:
-        if not prompts:
-            raise ValueError("cannot deal from no prompts")
-        self._prompts = tuple(prompts)
-        self._seed = seed
-        self._shuffle = shuffle
+    def __init__(self) -> None:
         self._cursor = 0
-        self._order = epoch_order(len(prompts), seed=seed, epoch=0)
-        self._order_epoch = 0
+
+    @abstractmethod
+    def prompt_at(self, place: int) -> Prompt:
+        """The prompt of a place; always the same one."""
 
     def draw(self, num_prompts: int) -> tuple[Prompt, ...]:
         if num_prompts < 1:
             raise ValueError(f"num_prompts must be at least 1, got {num_prompts}")
         start = self._cursor
         self._cursor += num_prompts
-        return tuple(self._prompts[self._index_at(place)] for place in range(start, self._cursor))
+        return tuple(self.prompt_at(place) for place in range(start, self._cursor))
 
     def state(self) -> int:
         return self._cursor
@@ -62,6 +56,27 @@ class FilePromptSource:
         if cursor < 0:
             raise ValueError(f"a prompt source cannot continue after {cursor} prompts")
         self._cursor = cursor
+
+
+class FilePromptSource(CountedPrompts):
+    """Deals loaded prompts, epoch after epoch without end.
+
+    Every epoch deals each prompt once. A draw may reach into the next epoch, so it can hold a
+    prompt twice there, and does where it asks for more prompts than there are.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], *, seed: int, shuffle: bool = True) -> None:
+        if not prompts:
+            raise ValueError("cannot deal from no prompts")
+        super().__init__()
+        self._prompts = tuple(prompts)
+        self._seed = seed
+        self._shuffle = shuffle
+        self._order = epoch_order(len(prompts), seed=seed, epoch=0)
+        self._order_epoch = 0
+
+    def prompt_at(self, place: int) -> Prompt:
+        return self._prompts[self._index_at(place)]
 
     def _index_at(self, place: int) -> int:
         epoch, offset = divmod(place, len(self._prompts))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
+from megatron_longrlvr.algorithms.rows import unlearned_row
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.stages import MicroBatch, Segment
 
@@ -72,17 +71,12 @@ def _parts(
 
 
 def _row(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> MicroBatch:
-    token_ids = torch.tensor([*prompt, *(token for answer in answers for token in answer)])
-    nothing = torch.zeros(len(token_ids))
-    return MicroBatch(
-        token_ids=token_ids,
+    return unlearned_row(
+        [*prompt, *(token for answer in answers for token in answer)],
+        num_given=len(prompt),
         segments=[
             Segment(num_tokens=len(prompt)),
             *(Segment(num_tokens=len(answer), continues=0) for answer in answers),
         ],
-        is_response=torch.arange(len(token_ids)) >= len(prompt),
-        advantages=nothing,
-        behavior_logprobs=nothing,
-        loss_weights=nothing,
         sample_ids=[f"answer {index}" for index in range(len(answers))],
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron_longrlvr.algorithms.rows import unlearned_row
 from megatron_longrlvr.model.attention import PackedAttention
 from megatron_longrlvr.model.rope import inverse_frequencies, rotation
 from megatron_longrlvr.model.sequence_plan import SequencePlan, plan_sequences
@@ -110,15 +111,6 @@ def _predictors(segments: Sequence[Segment]) -> Tensor:
     return predictors
 
 
-def placeholder(device: torch.device) -> MicroBatch:
+def placeholder() -> MicroBatch:
     """A micro-batch without response tokens, for ranks that must take part with nothing to do."""
-    zeros = torch.zeros(2, device=device)
-    return MicroBatch(
-        token_ids=zeros.long(),
-        segments=(Segment(num_tokens=2),),
-        is_response=zeros.bool(),
-        advantages=zeros,
-        behavior_logprobs=zeros,
-        loss_weights=zeros,
-        sample_ids=(),
-    )
+    return unlearned_row([0, 0], num_given=2)

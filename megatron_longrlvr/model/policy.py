@@ -63,7 +63,7 @@ class Policy:
         if layout.vpp > 1:
             count = -(-count // layout.pp) * layout.pp
         missing = count - len(micro_batches)
-        padded = [*micro_batches, *[placeholder(device()) for _ in range(missing)]]
+        padded = [*micro_batches, *[placeholder() for _ in range(missing)]]
         return [
             localize(
                 micro_batch,

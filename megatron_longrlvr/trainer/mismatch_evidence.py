@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from megatron_longrlvr.algorithms.mismatch_cause import Finding, SampleEvidence, find_cause
+from megatron_longrlvr.algorithms.rows import unlearned_row
 from megatron_longrlvr.model.policy import Policy
-from megatron_longrlvr.stages import MicroBatch, Sample, Segment
+from megatron_longrlvr.stages import MicroBatch, Sample
 
 # Temperatures that are tried, besides the run's own.
 _TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5)
@@ -73,13 +74,5 @@ def _known(logprobs: Tensor, afresh: Sequence[float]) -> Tensor:
 
 def _row(sequence: Sequence[int], sample: Sample) -> MicroBatch:
     """The sample alone, with everything behind its first token to be scored."""
-    nothing = torch.zeros(len(sequence))
-    return MicroBatch(
-        token_ids=torch.tensor(sequence),
-        segments=[Segment(num_tokens=len(sequence))],
-        is_response=torch.arange(len(sequence)) > 0,
-        advantages=nothing,
-        behavior_logprobs=nothing,
-        loss_weights=nothing,
-        sample_ids=(f"{sample.prompt.prompt_id}/{sample.sample_index}",),
-    )
+    name = f"{sample.prompt.prompt_id}/{sample.sample_index}"
+    return unlearned_row(sequence, num_given=1, sample_ids=(name,))

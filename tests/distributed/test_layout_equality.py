@@ -22,6 +22,7 @@ from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.objectives import policy_gradient
 from megatron_longrlvr.model.schedule import run_micro_batches
 from megatron_longrlvr.parallel.groups import close_process_groups
+from tests.support.gradients import FP32_RTOL, assert_near_pass, assert_same_pass
 from tests.support.learners import (
     TEMPERATURE,
     gather_gradients,
@@ -32,17 +33,10 @@ from tests.support.learners import (
 from tests.support.micro_batches import random_batch, segment_edges
 from tests.support.tiny_models import MIXTURES, save_tiny_model, tiny_model
 
-# Float32 keeps 24 bits (6e-8); sums of a few hundred terms in another order move the last few of
-# them, more where terms cancel (norm weights, biases). Relative to the tensor's norm.
-FP32_RTOL = 4e-6
 # Three Adam steps of at most lr = 1e-2. With eps at 1e-3 a weight whose gradient g is off by d
 # moves by lr * d / (|g| + eps) too far: 10 * d at most, and d is about 1e-7.
 PARAMETER_ATOL = 1e-5
 ADAM = {"lr": 1e-2, "eps": 1e-3}
-
-# bf16 keeps 8 bits: 4e-3 relative per operation, averaged over a batch of advantages near 1.
-BF16_LOSS_ATOL = 2e-2
-BF16_COSINE = 0.999
 
 ALGORITHM = AlgorithmConfig(micro_batch_tokens=64, entropy_coefficient=0.01)
 ONE_RANK = {}
@@ -162,17 +156,6 @@ def reference_steps(llama, pool1):
     return pool1.run(three_steps, llama, ONE_RANK, {})[0]
 
 
-def assert_same_pass(actual, expected):
-    loss, gradients = actual
-    expected_loss, expected_gradients = expected
-    assert loss == pytest.approx(expected_loss, rel=FP32_RTOL, abs=FP32_RTOL)
-    assert gradients.keys() == expected_gradients.keys()
-    for name, gradient in gradients.items():
-        size = expected_gradients[name].norm()
-        difference = (gradient - expected_gradients[name]).norm()
-        assert difference <= FP32_RTOL * size, f"{name}: {difference / size:.1e}"
-
-
 def assert_same_steps(actual, expected):
     stats, weights = actual
     expected_stats, expected_weights = expected
@@ -272,16 +255,10 @@ def test_three_steps_on_four_ranks_end_at_the_weights_of_one(pool4, llama, refer
 )
 def test_one_rank_gives_the_loss_and_gradients_of_transformers(pool1, tmp_path, family, tie):
     save_tiny_model(tmp_path, family, tie=tie)
-    loss, gradients = pool1.run(one_pass, tmp_path, ONE_RANK, {}, 3)[0]
-    expected_loss, model = _transformers_pass(family, tie=tie, seed=3)
-    assert loss == pytest.approx(expected_loss, rel=FP32_RTOL, abs=FP32_RTOL)
-    expected = _gradients_as_saved(model)
-    assert gradients.keys() == expected.keys()
-    for name, gradient in expected.items():
-        size = gradient.norm()
-        difference = (gradients[name] - gradient).norm()
-        # Another implementation of attention and norms: twice the room.
-        assert difference <= 2 * FP32_RTOL * size, f"{name}: {difference / size:.1e}"
+    (result,) = pool1.run(one_pass, tmp_path, ONE_RANK, {}, 3)
+    loss, model = _transformers_pass(family, tie=tie, seed=3)
+    # Another implementation of attention and norms: twice the room.
+    assert_same_pass(result, (loss, _gradients_as_saved(model)), gradient_rtol=2 * FP32_RTOL)
 
 
 def _gradients_as_saved(model):
@@ -340,12 +317,9 @@ def _transformers_pass(family, *, tie, seed):
 
 @pytest.mark.parametrize("layout", LAYOUTS_OF_TWO)
 def test_bf16_stays_near_the_fp32_gradients(pool2, llama, pool1, layout):
-    expected_loss, expected = pool1.run(one_pass, llama, ONE_RANK, {}, 3)[0]
-    for loss, gradients in pool2.run(one_pass, llama, layout, {"dtype": "bf16"}, 3):
-        assert loss == pytest.approx(expected_loss, abs=BF16_LOSS_ATOL)
-        flat = torch.cat([gradients[name].flatten().float() for name in expected])
-        wanted = torch.cat([gradient.flatten() for gradient in expected.values()])
-        assert torch.cosine_similarity(flat, wanted, dim=0) > BF16_COSINE
+    (expected,) = pool1.run(one_pass, llama, ONE_RANK, {}, 3)
+    for result in pool2.run(one_pass, llama, layout, {"dtype": "bf16"}, 3):
+        assert_near_pass(result, expected)
 
 
 def test_nan_gradient_stops_every_rank_before_the_weights_change(pool2, llama):

@@ -16,8 +16,9 @@ import torch
 from megatron_longrlvr.parallel.groups import close_process_groups
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.rollout.megatron_engine import MegatronEngine
-from megatron_longrlvr.stages import FinishReason, MicroBatch, Prompt, PromptBatch, Segment
+from megatron_longrlvr.stages import FinishReason, Prompt, PromptBatch
 from tests.support.learners import start_policy
+from tests.support.micro_batches import as_micro_batch
 from tests.support.tiny_models import FAMILIES, VOCAB_SIZE, save_tiny_model, tiny_model
 
 # Key/value cache against one causal pass: the same sums in another order, over 4 layers.
@@ -124,21 +125,6 @@ def announce(rank, world_size, folder):  # noqa: ARG001
         [(one.prompt.prompt_id, one.sample_index, list(one.token_ids)) for one in listed]
         for listed in (announced, returned)
     ]
-
-
-def as_micro_batch(sample) -> MicroBatch:
-    token_ids = torch.tensor([*sample.prompt.token_ids, *sample.token_ids])
-    is_response = torch.arange(len(token_ids)) >= len(sample.prompt.token_ids)
-    zeros = torch.zeros(len(token_ids))
-    return MicroBatch(
-        token_ids=token_ids,
-        segments=[Segment(num_tokens=len(token_ids))],
-        is_response=is_response,
-        advantages=zeros,
-        behavior_logprobs=zeros,
-        loss_weights=zeros,
-        sample_ids=("s",),
-    )
 
 
 def saved(path_factory, family) -> Path:

@@ -13,29 +13,17 @@ from pathlib import Path
 import pytest
 
 from launch.exit_reason import Cause, read_attempt_exit
-from launch.job import Job
 from launch.local import run_local
 from launch.requeue import Limits, list_attempts
 from launch.watch import WatchOptions
 from megatron_longrlvr.observability.metric_log import read_metric_log
-from tests.support.runs import toy_config
+from tests.support.jobs import PROGRAMS, program_job, site
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ROOT / "tests" / "slurm" / "programs"
 
 
 def run_program(base, name, *, max_restarts=0, **watch):
-    job = Job(
-        kind="train",
-        name="local",
-        base=base,
-        nodes=1,
-        processes=2,
-        time="01:00:00",
-        steps=0,
-        arguments=(str(PROGRAMS / f"{name}.py"), str(base)),
-        configs=(toy_config(base),),
-    )
+    job = program_job(base, name, site(nodes=1, processes=2))
     limits = Limits(max_restarts=max_restarts, max_stalled=5)
     return run_local(job, watch=WatchOptions(kill_grace_s=2, **watch), limits=limits)
 

@@ -49,19 +49,23 @@ def site(nodes: int = 2, processes: int = 1, **changes: Any) -> Site:
     return Site.model_validate(content)
 
 
-def submit_program(base: Path, name: str, profile: Site, *arguments: str) -> str:
-    """Queue a job whose ranks run ``tests/slurm/programs/NAME.py``; returns its id."""
-    job = Job(
+def program_job(base: Path, name: str, profile: Site, *arguments: str) -> Job:
+    """A job whose ranks run ``tests/slurm/programs/NAME.py``."""
+    return Job(
         kind="train",
         name=base.name,
         base=base,
         nodes=profile.nodes,
         processes=profile.processes_per_node,
         time=profile.time,
-        steps=0,
         arguments=(str(PROGRAMS / f"{name}.py"), str(base), *arguments),
         configs=(toy_config(base),),
     )
+
+
+def submit_program(base: Path, name: str, profile: Site, *arguments: str) -> str:
+    """Queue the job of a program; returns its id."""
+    job = program_job(base, name, profile, *arguments)
     write_job(job, profile, command=("test",), workdir=base)
     return queue.submit(base)
 

@@ -6,7 +6,8 @@ from itertools import accumulate
 
 import torch
 
-from megatron_longrlvr.stages import MicroBatch, PackedBatch, Segment
+from megatron_longrlvr.algorithms.rows import unlearned_row
+from megatron_longrlvr.stages import MicroBatch, PackedBatch, Sample, Segment
 from tests.support.tiny_models import VOCAB_SIZE
 
 # (prompt tokens, response tokens) of each sample of each micro-batch; a response of one token
@@ -64,3 +65,12 @@ def _micro_batch(
 def segment_edges(micro_batch: MicroBatch) -> list[int]:
     """Where each segment starts, and the end of the last."""
     return [0, *accumulate(segment.num_tokens for segment in micro_batch.segments)]
+
+
+def as_micro_batch(sample: Sample) -> MicroBatch:
+    """A sample by itself, to be scored."""
+    return unlearned_row(
+        [*sample.prompt.token_ids, *sample.token_ids],
+        num_given=len(sample.prompt.token_ids),
+        sample_ids=(f"{sample.prompt.prompt_id}/{sample.sample_index}",),
+    )

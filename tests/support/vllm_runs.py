@@ -13,7 +13,7 @@ import torch
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.data.tokenizer import load_tokenizer
 from megatron_longrlvr.model.policy import Policy
-from megatron_longrlvr.stages import MicroBatch, Prompt, Sample, Segment
+from megatron_longrlvr.stages import Prompt
 from tests.support.learners import start_policy
 from tests.support.runs import toy_config
 
@@ -65,20 +65,6 @@ def random_prompts(lengths: list[int], *, vocab_size: int) -> list[Prompt]:
         )
         for place, length in enumerate(lengths)
     ]
-
-
-def as_micro_batch(sample: Sample) -> MicroBatch:
-    token_ids = torch.tensor([*sample.prompt.token_ids, *sample.token_ids])
-    zeros = torch.zeros(len(token_ids))
-    return MicroBatch(
-        token_ids=token_ids,
-        segments=[Segment(num_tokens=len(token_ids))],
-        is_response=torch.arange(len(token_ids)) >= len(sample.prompt.token_ids),
-        advantages=zeros,
-        behavior_logprobs=zeros,
-        loss_weights=zeros,
-        sample_ids=(f"{sample.prompt.prompt_id}/{sample.sample_index}",),
-    )
 
 
 def perturb(policy: Policy, *, seed: int) -> None:
