@@ -100,7 +100,9 @@ def whitened(*ranks, rank=0):
     """Advantages of one of several ranks, whose rewards are given by group."""
     config = algorithm(advantage="dr_grpo")
     batches = [assign_advantages(scored_batch(*groups), config) for groups in ranks]
-    peers = Peers(rank=rank, gather=lambda _: [batch.advantages for batch in batches])
+    peers = Peers(
+        rank=rank, size=len(ranks), gather=lambda _: [batch.advantages for batch in batches]
+    )
     return whiten_advantages(batches[rank], peers).advantages
 
 
