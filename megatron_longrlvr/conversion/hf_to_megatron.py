@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
 from megatron_longrlvr.conversion.folder import (
@@ -18,15 +21,22 @@ from megatron_longrlvr.conversion.pieces import (
     PIECE_BYTES,
     CheckpointPlan,
     Piece,
-    announce_piece,
+    announce_columns,
+    extents_of_piece,
     plan_checkpoint,
     read_piece,
     share_of_rank,
 )
 from megatron_longrlvr.conversion.progress import Advance, ignore_progress
 from megatron_longrlvr.conversion.ranks import Ranks
-from megatron_longrlvr.conversion.read_ahead import ReadAhead
-from megatron_longrlvr.conversion.torch_dist_writer import ChunkWriter, StoredChunk, write_index
+from megatron_longrlvr.conversion.safetensors_writer import write_values
+from megatron_longrlvr.conversion.source_files import SourceFiles
+from megatron_longrlvr.conversion.torch_dist_writer import (
+    ChunkWriter,
+    PutValues,
+    StoredChunk,
+    write_index,
+)
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.hf_reader import HfReader
 from megatron_longrlvr.model.hf_spelling import other_spellings
@@ -102,17 +112,17 @@ def run_import(
         raise CheckpointError(f"{target} is the source; choose another folder")
     plan = work.plan
     mine = share_of_rank(plan.pieces, rank=ranks.rank, num_ranks=ranks.size)
-    with new_folder(target, ranks=ranks, overwrite=overwrite, needed_bytes=plan.nbytes) as partial:
-        weights = partial / WEIGHTS_DIRECTORY
+    with new_folder(target, ranks=ranks, overwrite=overwrite, needed_bytes=plan.nbytes) as folder:
+        weights = folder / WEIGHTS_DIRECTORY
         ranks.on_first_rank(weights.mkdir)
         stored = ranks.on_every_rank(lambda: _write_pieces(work, mine, weights, ranks, advance))
 
         def finish() -> None:
             write_index(weights, plan, [one for of_rank in stored for one in of_rank])
-            copy_descriptions(work.source, partial)
+            copy_descriptions(work.source, folder)
             dtypes = sorted({str(dtype) for dtype in plan.dtype_by_key.values()})
             write_converted_manifest(
-                partial, source=work.source, weight_bytes=plan.nbytes, dtypes=tuple(dtypes)
+                folder, source=work.source, weight_bytes=plan.nbytes, dtypes=tuple(dtypes)
             )
 
         ranks.on_first_rank(finish)
@@ -121,21 +131,59 @@ def run_import(
 def _write_pieces(
     work: Import, pieces: list[Piece], directory: Path, ranks: Ranks, advance: Advance
 ) -> tuple[StoredChunk, ...]:
+    memory = _Memory()
     with (
         HfReader(work.source, spellings=other_spellings(work.spec)) as reader,
         ChunkWriter(directory, ranks.rank) as writer,
-        ReadAhead() as ahead,
+        SourceFiles() as files,
     ):
         for piece, following in zip(pieces, [*pieces[1:], None], strict=False):
             if following is not None:
-                announce_piece(reader, following, work.spec, ahead)
-            values = read_piece(reader, piece, work.spec)
-            for chunk, value in zip(piece.chunks, values, strict=True):
-                try:
-                    writer.write(chunk, value)
-                except OSError as error:
-                    raise CheckpointError(
-                        f"cannot write tensor {piece.rule.megatron_name} to {writer.path}: {error}"
-                    ) from error
-                advance(value.nbytes)
+                announce_columns(reader, following, files)
+            try:
+                for chunk, values in zip(
+                    piece.chunks, _sources(reader, piece, work.spec, files, memory), strict=True
+                ):
+                    writer.write(chunk, piece.dtype, values)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot write tensor {piece.rule.megatron_name} to {writer.path}: {error}"
+                ) from error
+            advance(piece.nbytes)
     return writer.stored
+
+
+def _sources(
+    reader: HfReader, piece: Piece, spec: ModelSpec, files: SourceFiles, memory: _Memory
+) -> Iterator[PutValues]:
+    """What writes the values of each chunk of a piece."""
+    extents = extents_of_piece(reader, piece, spec)
+    if extents is not None:
+        for of_chunk in extents:
+            yield partial(files.copy_all, of_chunk)
+        return
+    for values in read_piece(reader, piece, spec):
+        held = memory.take(values.shape, piece.dtype)
+        held.copy_(values)
+        yield partial(_put, held)
+
+
+def _put(values: Tensor, descriptor: int, at: int) -> None:
+    write_values(descriptor, values, at)
+
+
+class _Memory:
+    """Memory for one piece, used again for the next.
+
+    Pieces that take new memory each leave holes behind that the next does not fit, and the process
+    grows with the number of layers.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        nbytes = shape.numel() * dtype.itemsize
+        if nbytes > self._bytes.nbytes:
+            self._bytes = torch.empty(nbytes, dtype=torch.uint8)
+        return self._bytes[:nbytes].view(dtype).view(shape)

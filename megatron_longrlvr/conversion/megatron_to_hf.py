@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from megatron_longrlvr.conversion.safetensors_writer import (
     write_values,
 )
 from megatron_longrlvr.conversion.source import CheckpointSource
+from megatron_longrlvr.conversion.source_files import COPY_BYTES, SourceFiles
 from megatron_longrlvr.conversion.tensors import CheckpointTensors
 from megatron_longrlvr.conversion.torch_dist_reader import TorchDistReader
 from megatron_longrlvr.errors import CheckpointError
@@ -53,14 +54,8 @@ class Export:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory for values that a rank holds at once: a layer's q, k and v, stored and merged."""
-        attention = sum(
-            place.nbytes
-            for file in self.files
-            for name, place in file.places.items()
-            if ".layers.0.self_attn." in name
-        )
-        return max(2 * attention, 2 * BLOCK_BYTES)
+        """Memory for values that a rank holds at once: some rows, and what is being copied."""
+        return BLOCK_BYTES + COPY_BYTES
 
     @property
     def copied_files(self) -> tuple[str, ...]:
@@ -159,25 +154,43 @@ def _write_tensors(
     work: Export, places: Mapping[str, TensorPlace], folder: Path, advance: Advance
 ) -> None:
     tensors = CheckpointTensors(TorchDistReader(work.source.weights), work.spec)
-    with ExitStack() as open_files:
+    with SourceFiles() as files, ExitStack() as open_files:
         descriptors: dict[str, int] = {}
         for name, place in places.items():
             if place.file not in descriptors:
                 file = open_files.enter_context((folder / place.file).open("r+b", buffering=0))
                 descriptors[place.file] = file.fileno()
-            at = place.start
-            for start, stop in row_blocks(work.shape_by_name[name], work.dtype_by_name[name]):
-                values = tensors.read(name, start, stop)
-                try:
-                    write_values(descriptors[place.file], values, at)
-                except OSError as error:
-                    raise CheckpointError(
-                        f"cannot write tensor {name} to {folder / place.file}: {error}"
-                    ) from error
-                at += values.nbytes
-                advance(values.nbytes)
+            descriptor, at = descriptors[place.file], place.start
+            try:
+                for nbytes in _write_tensor(tensors, name, files, descriptor, at):
+                    advance(nbytes)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot write tensor {name} to {folder / place.file}: {error}"
+                ) from error
         for descriptor in descriptors.values():
             os.fsync(descriptor)
+
+
+def _write_tensor(
+    tensors: CheckpointTensors, name: str, files: SourceFiles, descriptor: int, at: int
+) -> Iterator[int]:
+    """Put a tensor at a byte of an open file; yields the bytes of each part that is there."""
+    extents = tensors.extents(name)
+    if extents is not None:
+        for part in extents:
+            files.copy(part, descriptor, at)
+            at += part.nbytes
+            yield part.nbytes
+        return
+    shape, dtype = tensors.shapes()[name], tensors.dtype(name)
+    blocks = list(row_blocks(shape, dtype))
+    memory = torch.empty((blocks[0][1], *shape[1:]), dtype=dtype)  # the first block is the largest
+    for start, stop in blocks:
+        values = tensors.read(name, start, stop, out=memory[: stop - start])
+        write_values(descriptor, values, at)
+        at += values.nbytes
+        yield values.nbytes
 
 
 def _describe(work: Export, folder: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_longrlvr.conversion.read_ahead import ReadAhead
+from megatron_longrlvr.conversion.source_files import FileRange, SourceFiles
 from megatron_longrlvr.conversion.torch_dist_names import Place, places, stored_shapes
 from megatron_longrlvr.errors import CheckpointError, ConfigError
 from megatron_longrlvr.model.hf_reader import HfReader
@@ -94,7 +94,7 @@ def plan_checkpoint(
     for rule in rules:
         place = place_by_name[rule.megatron_name]
         for name in rule.hf_names:
-            own = dtype or reader.read(name, (slice(0, 0),)).dtype
+            own = dtype or reader.dtype(name)
             if dtype_by_key.setdefault(place.key, own) != own:
                 raise CheckpointError(
                     f"{reader.path_of(name)}: tensor {name} is {own} and others that are stored "
@@ -109,35 +109,58 @@ def plan_checkpoint(
     )
 
 
-def read_piece(reader: HfReader, piece: Piece, spec: ModelSpec) -> tuple[Tensor, ...]:
-    """Read what a piece needs and convert it: one tensor per chunk, of the chunk's sizes."""
+def extents_of_piece(
+    reader: HfReader, piece: Piece, spec: ModelSpec
+) -> tuple[tuple[FileRange, ...], ...] | None:
+    """Find the bytes of each chunk of a piece, in order.
+
+    Returns:
+        None where they do not stand like that in the folder: they are columns, of another dtype,
+        or under another name.
+    """
     rule = piece.rule
+    if rule.cut is Cut.COLUMNS and piece.num_shares > 1:
+        return None
     indices = hf_slices(rule, spec, tp_rank=piece.share, tp_size=piece.num_shares)
-    parts = [
-        reader.read(name, index).to(piece.dtype)
-        for name, index in zip(rule.hf_names, indices, strict=True)
-    ]
+    parts: list[list[FileRange]] = []
+    for name, index, shape in zip(rule.hf_names, indices, rule.hf_shapes, strict=True):
+        if reader.dtype(name) != piece.dtype:
+            return None
+        start, stop, _ = (index[0] if index else slice(None)).indices(shape[0])
+        # Queries, keys and values take turns, kv head by kv head.
+        num_turns = spec.num_kv_heads // piece.num_shares if rule.cut is Cut.FUSED_QKV else 1
+        step = (stop - start) // num_turns
+        found = (
+            _extent(reader, name, slice(start + turn * step, start + (turn + 1) * step))
+            for turn in range(num_turns)
+        )
+        turns = [one for one in found if one is not None]
+        if len(turns) < num_turns:
+            return None
+        parts.append(turns)
     if len(piece.chunks) == len(parts):
-        values: Sequence[Tensor] = parts  # each lies apart from the others
-    else:
-        values = [assemble(rule, parts, spec, tp_size=piece.num_shares)]
-    return tuple(
-        value.reshape(chunk.sizes).contiguous()
-        for value, chunk in zip(values, piece.chunks, strict=True)
-    )
+        return tuple(tuple(turns) for turns in parts)
+    return (tuple(one for of_turn in zip(*parts, strict=True) for one in of_turn),)
 
 
-def announce_piece(reader: HfReader, piece: Piece, spec: ModelSpec, ahead: ReadAhead) -> None:
-    """Have what a piece needs read while something else is done."""
+def read_piece(reader: HfReader, piece: Piece, spec: ModelSpec) -> tuple[Tensor, ...]:
+    """Read what a piece needs and convert it: one tensor per chunk; may share a file's memory."""
     rule = piece.rule
     indices = hf_slices(rule, spec, tp_rank=piece.share, tp_size=piece.num_shares)
-    for name, index in zip(rule.hf_names, indices, strict=True):
-        rows = index[0] if index else slice(None)
-        if rule.cut is Cut.COLUMNS and piece.share > 0:
-            continue  # the first share's rows hold the columns of all of them
-        extent = reader.extent(name, rows)
+    parts = [reader.read(name, index) for name, index in zip(rule.hf_names, indices, strict=True)]
+    if len(piece.chunks) == len(parts):
+        return tuple(parts)  # each lies apart from the others
+    return (assemble(rule, parts, spec, tp_size=piece.num_shares),)
+
+
+def announce_columns(reader: HfReader, piece: Piece, files: SourceFiles) -> None:
+    """Have what columns are read from brought while something else is done."""
+    if piece.rule.cut is not Cut.COLUMNS or piece.share > 0:
+        return  # the first share's rows hold the columns of all of them
+    for name in piece.rule.hf_names:
+        extent = _extent(reader, name, slice(None))
         if extent is not None:
-            ahead.announce(reader.path_of(name), *extent)
+            files.announce(extent)
 
 
 def share_of_rank(pieces: Sequence[Piece], *, rank: int, num_ranks: int) -> list[Piece]:
@@ -150,6 +173,13 @@ def share_of_rank(pieces: Sequence[Piece], *, rank: int, num_ranks: int) -> list
             mine.append(piece)
         start += piece.nbytes
     return mine
+
+
+def _extent(reader: HfReader, name: str, rows: slice) -> FileRange | None:
+    extent = reader.extent(name, rows)
+    if extent is None:
+        return None
+    return FileRange(path=reader.path_of(name), start=extent[0], nbytes=extent[1])
 
 
 def _cut(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 # Small beside the memory of any machine, large beside the cost of a read or a write.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 
 
 def row_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[int, int]]:

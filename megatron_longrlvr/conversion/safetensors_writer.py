@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from megatron_longrlvr.conversion.source_files import write_all
 
 _TYPE_NAMES = {
     torch.float64: "F64",
@@ -92,7 +93,4 @@ def write_values(descriptor: int, values: Tensor, start: int) -> None:
     Raises:
         OSError: The disk is full, among others.
     """
-    data = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    written = 0
-    while written < data.nbytes:  # the system writes at most 2 GiB at once
-        written += os.pwrite(descriptor, data[written:], start + written)
+    write_all(descriptor, values.contiguous().reshape(-1).view(torch.uint8).numpy().data, start)

@@ -8,13 +8,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from megatron_longrlvr.conversion.source_files import FileRange
 from megatron_longrlvr.conversion.torch_dist_names import places, stored_shapes
 from megatron_longrlvr.conversion.torch_dist_reader import TorchDistReader
 from megatron_longrlvr.conversion.torch_dist_writer import INDEX_FILE
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.hf_reader import HfReader
 from megatron_longrlvr.model.spec import ModelSpec
-from megatron_longrlvr.model.weight_map import Cut, merge, rules_for_model
+from megatron_longrlvr.model.weight_map import rules_for_model, stored_rows
 
 # Beside the weights of a run's checkpoint.
 _OPTIMIZER_PREFIX = "optimizer."
@@ -45,7 +46,7 @@ class HfTensors:
         return {name: self._reader.shape(name) for name in self._reader.names()}
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._reader.read(name, (slice(0, 0),)).dtype
+        return self._reader.dtype(name)
 
     def path_of(self, name: str) -> Path:
         return self._reader.path_of(name)
@@ -68,7 +69,6 @@ class CheckpointTensors:
         self._rule_by_name = {
             name: (rule, number) for rule in rules for number, name in enumerate(rule.hf_names)
         }
-        self._merged: tuple[str, dict[str, Tensor]] = ("", {})
 
     def check(self) -> None:
         """Compare the stored tensors with those the model needs, before any is read.
@@ -102,21 +102,51 @@ class CheckpointTensors:
         rule, _ = self._rule_by_name[name]
         return self._reader.tensors[self._places[rule.megatron_name].key].chunks[0].path
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
+    def extents(self, name: str) -> tuple[FileRange, ...] | None:
+        """Where the values of a tensor are, in order; None where not all rows are in one piece."""
+        rule, number = self._rule_by_name[name]
+        found: list[FileRange] = []
+        for box in self._boxes(name, 0, rule.hf_shapes[number][0]):
+            place = self._places[rule.megatron_name]
+            parts = self._reader.extents(place.key, place.lead, box)
+            if parts is None:
+                return None
+            found += parts
+        return tuple(found)
+
+    def read(self, name: str, start: int, stop: int, *, out: Tensor | None = None) -> Tensor:
+        """Rows ``start`` to ``stop``.
+
+        Args:
+            name: Hugging Face name of the tensor.
+            start: First row.
+            stop: End of the rows.
+            out: Where to put what does not lie in one chunk; None for new memory.
+
+        Returns:
+            The rows; may share memory with a file.
+        """
         rule, number = self._rule_by_name[name]
         place = self._places[rule.megatron_name]
-        if rule.cut is Cut.FUSED_QKV:
-            # The one parameter whose tensors are interleaved. All three are asked for in turn.
-            if self._merged[0] != rule.megatron_name:
-                self._merged = ("", {})  # gives the memory back before more is taken
-                shape = self._reader.tensors[place.key].shape[len(place.lead) :]
-                whole = self._reader.read(place.key, place.lead, _box(shape, 0, shape[0]))
-                self._merged = (rule.megatron_name, merge(rule, [whole], self._spec))
-            return self._merged[1][name][start:stop]
-        # Everything else is one tensor, or several stacked along their rows.
-        above = sum(shape[0] for shape in rule.hf_shapes[:number])
-        box = _box(rule.hf_shapes[number], above + start, above + stop)
-        return self._reader.read(place.key, place.lead, box)
+        boxes = self._boxes(name, start, stop)
+        if len(boxes) == 1:
+            return self._reader.read(place.key, place.lead, boxes[0], out=out)
+        if out is None:
+            sizes = (stop - start, *rule.hf_shapes[number][1:])
+            out = torch.empty(sizes, dtype=self.dtype(name))
+        at = 0
+        for box in boxes:
+            part = self._reader.read(place.key, place.lead, box)
+            out[at : at + len(part)] = part
+            at += len(part)
+        return out
+
+    def _boxes(self, name: str, start: int, stop: int) -> list[tuple[slice, ...]]:
+        """Where some rows lie within the stored parameter."""
+        rule, number = self._rule_by_name[name]
+        others = tuple(slice(0, size) for size in rule.hf_shapes[number][1:])
+        rows = stored_rows(rule, number, (start, stop), self._spec)
+        return [(slice(first, end), *others) for first, end in rows]
 
     def _fits(self, key: str, found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
         rows = self._spec.vocab_size
@@ -124,7 +154,3 @@ class CheckpointTensors:
             # Tensor parallelism appends rows to embedding and output layer.
             return found[0] >= rows and found[1:] == needed[1:]
         return found == needed
-
-
-def _box(shape: tuple[int, ...], start: int, stop: int) -> tuple[slice, ...]:
-    return (slice(start, stop), *(slice(0, size) for size in shape[1:]))

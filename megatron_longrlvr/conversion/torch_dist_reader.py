@@ -1,7 +1,8 @@
 """Reading torch_dist checkpoints of any layout, any part of any tensor.
 
-Files are mapped, not read: what is asked for comes from the page cache, and no memory of this
-process holds it unless it has to be put together from several chunks.
+What lies in one piece can be copied from where it is. The rest is read through mapped files: it
+comes from the page cache, and no memory of this process holds it unless it has to be put together
+from several chunks.
 
 The index is a pickle; only the classes that torch writes into it are let in.
 """
@@ -9,6 +10,7 @@ The index is a pickle; only the classes that torch writes into it are let in.
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import pickle
 import struct
@@ -21,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_longrlvr.conversion.read_ahead import ReadAhead
+from megatron_longrlvr.conversion.source_files import FileRange, SourceFiles
 from megatron_longrlvr.conversion.torch_dist_writer import INDEX_FILE
 from megatron_longrlvr.errors import CheckpointError
 
@@ -67,8 +69,9 @@ class TorchDistReader:
         self.directory = directory
         self.tensors = _read_index(directory)
         self._maps: dict[Path, mmap.mmap] = {}
-        self._values: dict[tuple[Path, int], Tensor] = {}
-        self._ahead = ReadAhead()
+        self._first_bytes: dict[tuple[Path, int], int] = {}
+        self._of_last_lead: tuple[str, tuple[int, ...], tuple[StoredChunkPlace, ...]] = ("", (), ())
+        self._ahead = SourceFiles()
         in_order = sorted(
             {(one.path, one.start, one.length) for t in self.tensors.values() for one in t.chunks}
         )
@@ -76,13 +79,54 @@ class TorchDistReader:
             one[:2]: after for one, after in pairwise(in_order) if one[0] == after[0]
         }
 
-    def read(self, key: str, lead: tuple[int, ...], box: tuple[slice, ...]) -> Tensor:
+    def extents(
+        self, key: str, lead: tuple[int, ...], box: tuple[slice, ...]
+    ) -> tuple[FileRange, ...] | None:
+        """Find the bytes of a part of a tensor, in the order of its values.
+
+        Args:
+            key: A key of :attr:`tensors`.
+            lead: Index into the leading dims.
+            box: Range of each remaining dim, with both ends.
+
+        Returns:
+            None where some rows of the box are not in one piece.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+        """
+        stored = self.tensors[key]
+        wanted = _with_lead(lead, box)
+        row_dim, found = len(lead), []
+        for chunk in self._chunks(key, lead):
+            common = _overlap(wanted, chunk)
+            if common is None:
+                continue
+            within = _relative(common, chunk.offsets)
+            for dim in range(row_dim + 1, len(wanted)):
+                if within[dim] != slice(0, chunk.sizes[dim]) or common[dim] != wanted[dim]:
+                    return None
+            found.append((common[row_dim], self._range_of(key, chunk, stored.dtype, within)))
+        found.sort(key=lambda one: one[0].start)
+        ends = [wanted[row_dim].start, *(rows.stop for rows, _ in found)]
+        starts = [*(rows.start for rows, _ in found), wanted[row_dim].stop]
+        return tuple(part for _, part in found) if starts == ends else None
+
+    def read(
+        self,
+        key: str,
+        lead: tuple[int, ...],
+        box: tuple[slice, ...],
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """Read a part of a tensor.
 
         Args:
             key: A key of :attr:`tensors`.
             lead: Index into the leading dims.
             box: Range of each remaining dim, with both ends.
+            out: Where to put what lies in several chunks; None for new memory.
 
         Returns:
             Values of the box; shares the file's memory where one chunk holds all of them.
@@ -91,11 +135,11 @@ class TorchDistReader:
             CheckpointError: A file is missing or damaged, or no chunk holds some part.
         """
         stored = self.tensors[key]
-        wanted = (*(slice(index, index + 1) for index in lead), *box)
+        wanted = _with_lead(lead, box)
         sizes = [one.stop - one.start for one in wanted]
         result: Tensor | None = None
         num_found = 0
-        for chunk in stored.chunks:
+        for chunk in self._chunks(key, lead):
             common = _overlap(wanted, chunk)
             if common is None:
                 continue
@@ -105,7 +149,7 @@ class TorchDistReader:
                 result = part
                 break
             if result is None:
-                result = torch.empty(sizes, dtype=stored.dtype)
+                result = torch.empty(sizes, dtype=stored.dtype) if out is None else out.view(sizes)
             result[_relative(common, tuple(one.start for one in wanted))] = part
         if result is None or num_found < result.numel():
             raise CheckpointError(f"{self.directory / INDEX_FILE} has no chunk for a part of {key}")
@@ -124,19 +168,61 @@ class TorchDistReader:
                 if chunk.start + chunk.length > chunk.path.stat().st_size:
                     raise CheckpointError(f"{chunk.path} is truncated; tensor {key} is cut off")
 
+    def _chunks(self, key: str, lead: tuple[int, ...]) -> tuple[StoredChunkPlace, ...]:
+        """Chunks that hold values at an index of the leading dims, which is asked for many times.
+
+        A large model has a thousand chunks under one key.
+        """
+        if self._of_last_lead[:2] != (key, lead):
+            ours = tuple(
+                chunk
+                for chunk in self.tensors[key].chunks
+                if all(
+                    first <= index < first + size
+                    for index, first, size in zip(lead, chunk.offsets, chunk.sizes, strict=False)
+                )
+            )
+            self._of_last_lead = (key, lead, ours)
+        return self._of_last_lead[2]
+
     def _chunk(self, key: str, chunk: StoredChunkPlace, dtype: torch.dtype) -> Tensor:
+        if after := self._following.pop((chunk.path, chunk.start), None):
+            path, start, nbytes = after
+            self._ahead.announce(FileRange(path=path, start=start, nbytes=nbytes))
+        values = torch.frombuffer(
+            self._map(chunk.path),
+            dtype=dtype,
+            count=math.prod(chunk.sizes),
+            offset=self._first_byte(key, chunk, dtype),
+        )
+        return values.view(chunk.sizes)
+
+    def _range_of(
+        self, key: str, chunk: StoredChunkPlace, dtype: torch.dtype, within: tuple[slice, ...]
+    ) -> FileRange:
+        """Bytes of consecutive values of a chunk."""
+        first = 0
+        for part, size in zip(within, chunk.sizes, strict=True):
+            first = first * size + part.start
+        count = math.prod(part.stop - part.start for part in within)
+        return FileRange(
+            path=chunk.path,
+            start=self._first_byte(key, chunk, dtype) + first * dtype.itemsize,
+            nbytes=count * dtype.itemsize,
+        )
+
+    def _first_byte(self, key: str, chunk: StoredChunkPlace, dtype: torch.dtype) -> int:
+        """Where the values of a chunk start within its file."""
         place = (chunk.path, chunk.start)
-        if place not in self._values:
+        if place not in self._first_bytes:
             try:
-                if after := self._following.get(place):
-                    self._ahead.announce(*after)
                 archive = _Archive(self._map(chunk.path), chunk.start, chunk.length)
-                self._values[place] = _values_in(archive, chunk.sizes, dtype)
+                self._first_bytes[place] = _first_byte_of_values(archive, chunk.sizes, dtype)
             except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, KeyError) as error:
                 raise CheckpointError(
                     f"{chunk.path} is missing or damaged where tensor {key} is: {error}"
                 ) from error
-        return self._values[place]
+        return self._first_bytes[place]
 
     def _map(self, path: Path) -> mmap.mmap:
         if path not in self._maps:
@@ -184,7 +270,7 @@ class _Archive(io.RawIOBase):
         return count
 
 
-def _values_in(archive: _Archive, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _first_byte_of_values(archive: _Archive, sizes: tuple[int, ...], dtype: torch.dtype) -> int:
     described = torch.load(archive, map_location="meta", weights_only=True)  # type: ignore[arg-type]
     expected = torch.empty(sizes, dtype=dtype, device="meta")
     for what in ("dtype", "shape", "stride", "storage_offset"):
@@ -200,11 +286,7 @@ def _values_in(archive: _Archive, sizes: tuple[int, ...], dtype: torch.dtype) ->
         raise ValueError(f"{entry.file_size} bytes of values instead of {expected.nbytes}")
     header = archive.start + entry.header_offset
     lengths = _LENGTHS.unpack_from(archive.mapped, header + _LOCAL_HEADER_BYTES - _LENGTHS.size)
-    first = header + _LOCAL_HEADER_BYTES + sum(lengths)
-    values = torch.frombuffer(
-        archive.mapped, dtype=torch.uint8, count=expected.nbytes, offset=first
-    )
-    return values.view(dtype).reshape(sizes)
+    return header + _LOCAL_HEADER_BYTES + int(sum(lengths))
 
 
 def _read_index(directory: Path) -> dict[str, StoredTensor]:
@@ -243,6 +325,10 @@ def _chunk_place(directory: Path, chunk: Any, place: Any) -> StoredChunkPlace:  
         start=place.offset,
         length=place.length,
     )
+
+
+def _with_lead(lead: tuple[int, ...], box: tuple[slice, ...]) -> tuple[slice, ...]:
+    return (*(slice(index, index + 1) for index in lead), *box)
 
 
 def _overlap(wanted: tuple[slice, ...], chunk: StoredChunkPlace) -> tuple[slice, ...] | None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
-from torch import Tensor
 from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -28,6 +27,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import skip_data
 
 from megatron_longrlvr.conversion.pieces import CheckpointPlan, Chunk
+from megatron_longrlvr.conversion.source_files import write_all
+from megatron_longrlvr.errors import CheckpointError
 
 INDEX_FILE = ".metadata"
 
@@ -38,6 +39,10 @@ _FORMAT = {
     "common_backend": "torch",
     "common_backend_version": 1,
 }
+
+
+PutValues = Callable[[int, int], None]
+"""Given an open file and a byte of it, writes the values of a chunk there, all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +78,19 @@ class ChunkWriter:
     def stored(self) -> tuple[StoredChunk, ...]:
         return tuple(self._stored)
 
-    def write(self, chunk: Chunk, value: Tensor) -> None:
-        """Append a contiguous CPU tensor.
+    def write(self, chunk: Chunk, dtype: torch.dtype, put_values: PutValues) -> None:
+        """Append a chunk.
+
+        Args:
+            chunk: Which.
+            dtype: Of its values.
+            put_values: Called once with an open file and the byte where the values belong.
 
         Raises:
             OSError: The disk is full, among others.
         """
         offset = self._file.tell()
-        _save(value, self._file)
+        _save(chunk.sizes, dtype, self._file, put_values)
         self._stored.append(
             StoredChunk(
                 chunk=chunk,
@@ -122,17 +132,17 @@ def write_index(directory: Path, plan: CheckpointPlan, stored: Iterable[StoredCh
     (directory / "metadata.json").write_text(json.dumps(_FORMAT), encoding="utf-8")
 
 
-def _save(value: Tensor, file: BinaryIO) -> None:
+def _save(sizes: tuple[int, ...], dtype: torch.dtype, file: FileIO, put_values: PutValues) -> None:
     # torch.save alone would copy all values into a bytes object and compute a checksum that
     # torch.load does not read: a third of the speed.
-    # Of the same shape with a storage of its own, never touched: torch.save writes whole storages,
-    # and that of a view is a file's.
-    described = torch.empty(value.shape, dtype=value.dtype)
+    described = torch.empty(sizes, dtype=dtype)  # never touched, so it takes no memory
+    target = _ValuesInPlace(file, described.nbytes, put_values)
     try:
         with skip_data():
-            torch.save(described, _ValuesInPlace(file, value))  # type: ignore[arg-type] # what it needs
+            torch.save(described, target)  # type: ignore[arg-type] # what it needs
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch complains of the archive it cut short
+        # torch complains of the archive that was cut short.
+        if isinstance(error.__context__, OSError | CheckpointError):
             raise error.__context__ from None
         raise
 
@@ -140,23 +150,23 @@ def _save(value: Tensor, file: BinaryIO) -> None:
 class _ValuesInPlace:
     """What torch.save writes to under ``skip_data``: where it skips the values, they are put."""
 
-    def __init__(self, file: BinaryIO, value: Tensor) -> None:
+    def __init__(self, file: FileIO, nbytes: int, put_values: PutValues) -> None:
         self._file = file
-        self._values = value.reshape(-1).view(torch.uint8).numpy().data
+        self._nbytes = nbytes
+        self._put_values = put_values
 
     def write(self, data: bytes) -> int:
-        return self._write_all(memoryview(data))
+        at = self._file.tell()
+        write_all(self._file.fileno(), memoryview(data), at)
+        self._file.seek(at + len(data))
+        return len(data)
 
     def flush(self) -> None:
         self._file.flush()
 
     def seek(self, distance: int, whence: int) -> None:
         skipped = (distance, whence)
-        assert skipped == (self._values.nbytes, os.SEEK_CUR), f"torch.save skips {skipped}"
-        self._write_all(self._values)
-
-    def _write_all(self, data: memoryview) -> int:
-        written = 0
-        while written < data.nbytes:  # the system writes at most 2 GiB at once
-            written += self._file.write(data[written:])
-        return written
+        assert skipped == (self._nbytes, os.SEEK_CUR), f"torch.save skips {skipped}"
+        at = self._file.tell()
+        self._put_values(self._file.fileno(), at)
+        self._file.seek(at + distance)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -97,6 +98,10 @@ class HfReader:
     def shape(self, name: str) -> tuple[int, ...]:
         """Full shape of a tensor."""
         return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What the values of a tensor are."""
+        return self.read(name, (slice(0, 0),)).dtype
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> Tensor:
         """Read a tensor, or the part of it that ``index`` names, in the file's dtype."""

@@ -243,6 +243,35 @@ def merge_one(rule: Rule, place: int, shards: Sequence[Tensor], spec: ModelSpec)
     return torch.cat([_split_qkv(shard, spec)[place] for shard in shards]).flatten(0, 1)
 
 
+def stored_rows(
+    rule: Rule, place: int, rows: tuple[int, int], spec: ModelSpec
+) -> tuple[tuple[int, int], ...]:
+    """Say where some rows of a Hugging Face tensor lie within the unsplit parameter.
+
+    Args:
+        rule: Of the parameter.
+        place: Which of ``rule.hf_names``.
+        rows: First row of the Hugging Face tensor and end.
+        spec: The model.
+
+    Returns:
+        First row of the parameter and end, of consecutive parts of ``rows``.
+    """
+    start, stop = rows
+    if rule.cut is not Cut.FUSED_QKV:
+        above = sum(shape[0] for shape in rule.hf_shapes[:place])
+        return ((above + start, above + stop),)
+    group_rows = [shape[0] // spec.num_kv_heads for shape in rule.hf_shapes]
+    above, parts = sum(group_rows[:place]), []
+    while start < stop:
+        group, row = divmod(start, group_rows[place])
+        count = min(stop - start, group_rows[place] - row)
+        first = group * sum(group_rows) + above + row
+        parts.append((first, first + count))
+        start += count
+    return tuple(parts)
+
+
 def shard_shape(rule: Rule, spec: ModelSpec, *, tp_size: int) -> tuple[int, ...]:
     """Shape of a rank's parameter, the same on every rank."""
     first = rule.hf_shapes[0]
