@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from megatron_longrlvr.conversion.safetensors_writer import create_file, plan_file, write_values
+from megatron_longrlvr.conversion.safetensors_writer import create_file, plan_file, put_values
 from megatron_longrlvr.model.spec import read_model_spec
 from megatron_longrlvr.model.weight_map import hf_shapes
 from megatron_longrlvr.observability.provenance import library_versions, read_git_state
@@ -62,7 +62,7 @@ def make_folder(folder: Path, num_layers: int) -> int:
         for place in plan.places.values():
             for start in range(0, place.nbytes, 2 * BLOCK):
                 count = min(place.nbytes - start, 2 * BLOCK) // 2
-                write_values(file.fileno(), values[:count], place.start + start)
+                put_values(values[:count], file.fileno(), place.start + start)
     return plan.nbytes
 
 

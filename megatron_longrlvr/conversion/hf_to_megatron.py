@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
 from megatron_longrlvr.conversion.folder import (
@@ -29,11 +28,11 @@ from megatron_longrlvr.conversion.pieces import (
 )
 from megatron_longrlvr.conversion.progress import Advance, ignore_progress
 from megatron_longrlvr.conversion.ranks import Ranks
-from megatron_longrlvr.conversion.safetensors_writer import write_values
-from megatron_longrlvr.conversion.source_files import SourceFiles
+from megatron_longrlvr.conversion.reused_memory import ReusedMemory
+from megatron_longrlvr.conversion.safetensors_writer import put_values
+from megatron_longrlvr.conversion.source_files import PutValues, SourceFiles
 from megatron_longrlvr.conversion.torch_dist_writer import (
     ChunkWriter,
-    PutValues,
     StoredChunk,
     write_index,
 )
@@ -131,7 +130,7 @@ def run_import(
 def _write_pieces(
     work: Import, pieces: list[Piece], directory: Path, ranks: Ranks, advance: Advance
 ) -> tuple[StoredChunk, ...]:
-    memory = _Memory()
+    memory = ReusedMemory()
     with (
         HfReader(work.source, spellings=other_spellings(work.spec)) as reader,
         ChunkWriter(directory, ranks.rank) as writer,
@@ -154,7 +153,7 @@ def _write_pieces(
 
 
 def _sources(
-    reader: HfReader, piece: Piece, spec: ModelSpec, files: SourceFiles, memory: _Memory
+    reader: HfReader, piece: Piece, spec: ModelSpec, files: SourceFiles, memory: ReusedMemory
 ) -> Iterator[PutValues]:
     """What writes the values of each chunk of a piece."""
     extents = extents_of_piece(reader, piece, spec)
@@ -163,27 +162,6 @@ def _sources(
             yield partial(files.copy_all, of_chunk)
         return
     for values in read_piece(reader, piece, spec):
-        held = memory.take(values.shape, piece.dtype)
+        held = memory.take(tuple(values.shape), piece.dtype)
         held.copy_(values)
-        yield partial(_put, held)
-
-
-def _put(values: Tensor, descriptor: int, at: int) -> None:
-    write_values(descriptor, values, at)
-
-
-class _Memory:
-    """Memory for one piece, used again for the next.
-
-    Pieces that take new memory each leave holes behind that the next does not fit, and the process
-    grows with the number of layers.
-    """
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-
-    def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        nbytes = shape.numel() * dtype.itemsize
-        if nbytes > self._bytes.nbytes:
-            self._bytes = torch.empty(nbytes, dtype=torch.uint8)
-        return self._bytes[:nbytes].view(dtype).view(shape)
+        yield partial(put_values, held)

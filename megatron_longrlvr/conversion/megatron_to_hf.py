@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,16 +20,17 @@ from megatron_longrlvr.conversion.folder import (
 )
 from megatron_longrlvr.conversion.progress import Advance, ignore_progress
 from megatron_longrlvr.conversion.ranks import Ranks
+from megatron_longrlvr.conversion.reused_memory import ReusedMemory
 from megatron_longrlvr.conversion.row_blocks import BLOCK_BYTES, row_blocks
 from megatron_longrlvr.conversion.safetensors_writer import (
     FilePlan,
     TensorPlace,
     create_file,
     plan_file,
-    write_values,
+    put_values,
 )
 from megatron_longrlvr.conversion.source import CheckpointSource
-from megatron_longrlvr.conversion.source_files import COPY_BYTES, SourceFiles
+from megatron_longrlvr.conversion.source_files import COPY_BYTES, PutValues, SourceFiles
 from megatron_longrlvr.conversion.tensors import CheckpointTensors
 from megatron_longrlvr.conversion.torch_dist_reader import TorchDistReader
 from megatron_longrlvr.errors import CheckpointError
@@ -105,11 +107,11 @@ def run_export(
     """
     if target.resolve() in (work.source.folder.resolve(), work.source.description.resolve()):
         raise CheckpointError(f"{target} is the source; choose another folder")
-    with new_folder(target, ranks=ranks, overwrite=overwrite, needed_bytes=work.nbytes) as partial:
-        ranks.on_first_rank(lambda: _create_files(partial, work.files))
+    with new_folder(target, ranks=ranks, overwrite=overwrite, needed_bytes=work.nbytes) as folder:
+        ranks.on_first_rank(lambda: _create_files(folder, work.files))
         mine = _share_of_rank(work, ranks)
-        ranks.on_every_rank(lambda: _write_tensors(work, mine, partial, advance))
-        ranks.on_first_rank(lambda: _describe(work, partial))
+        ranks.on_every_rank(lambda: _write_tensors(work, mine, folder, advance))
+        ranks.on_first_rank(lambda: _describe(work, folder))
 
 
 def _plan_files(
@@ -154,15 +156,18 @@ def _write_tensors(
     work: Export, places: Mapping[str, TensorPlace], folder: Path, advance: Advance
 ) -> None:
     tensors = CheckpointTensors(TorchDistReader(work.source.weights), work.spec)
+    memory = ReusedMemory()
     with SourceFiles() as files, ExitStack() as open_files:
         descriptors: dict[str, int] = {}
         for name, place in places.items():
             if place.file not in descriptors:
                 file = open_files.enter_context((folder / place.file).open("r+b", buffering=0))
                 descriptors[place.file] = file.fileno()
-            descriptor, at = descriptors[place.file], place.start
+            at = place.start
             try:
-                for nbytes in _write_tensor(tensors, name, files, descriptor, at):
+                for nbytes, put in _parts(tensors, name, files, memory):
+                    put(descriptors[place.file], at)
+                    at += nbytes
                     advance(nbytes)
             except OSError as error:
                 raise CheckpointError(
@@ -172,25 +177,20 @@ def _write_tensors(
             os.fsync(descriptor)
 
 
-def _write_tensor(
-    tensors: CheckpointTensors, name: str, files: SourceFiles, descriptor: int, at: int
-) -> Iterator[int]:
-    """Put a tensor at a byte of an open file; yields the bytes of each part that is there."""
+def _parts(
+    tensors: CheckpointTensors, name: str, files: SourceFiles, memory: ReusedMemory
+) -> Iterator[tuple[int, PutValues]]:
+    """Consecutive parts of a tensor: the bytes of each, and what writes its values."""
     extents = tensors.extents(name)
     if extents is not None:
         for part in extents:
-            files.copy(part, descriptor, at)
-            at += part.nbytes
-            yield part.nbytes
+            yield part.nbytes, partial(files.copy, part)
         return
     shape, dtype = tensors.shapes()[name], tensors.dtype(name)
-    blocks = list(row_blocks(shape, dtype))
-    memory = torch.empty((blocks[0][1], *shape[1:]), dtype=dtype)  # the first block is the largest
-    for start, stop in blocks:
-        values = tensors.read(name, start, stop, out=memory[: stop - start])
-        write_values(descriptor, values, at)
-        at += values.nbytes
-        yield values.nbytes
+    for start, stop in row_blocks(shape, dtype):
+        own = memory.take((stop - start, *shape[1:]), dtype)
+        values = tensors.read(name, start, stop, out=own)
+        yield values.nbytes, partial(put_values, values)
 
 
 def _describe(work: Export, folder: Path) -> None:

@@ -87,10 +87,10 @@ def create_file(folder: Path, plan: FilePlan) -> None:
         file.truncate(plan.nbytes)
 
 
-def write_values(descriptor: int, values: Tensor, start: int) -> None:
+def put_values(values: Tensor, descriptor: int, at: int) -> None:
     """Put contiguous values at a byte of an open file.
 
     Raises:
         OSError: The disk is full, among others.
     """
-    write_all(descriptor, values.contiguous().reshape(-1).view(torch.uint8).numpy().data, start)
+    write_all(descriptor, values.contiguous().reshape(-1).view(torch.uint8).numpy().data, at)

@@ -9,7 +9,7 @@ are being written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ from megatron_longrlvr.errors import CheckpointError
 COPY_BYTES = 2**20
 # The system cuts a request to its read-ahead window, which is 128 KiB unless it was raised.
 _REQUEST_BYTES = 128 * 2**10
+
+PutValues = Callable[[int, int], None]
+"""Given an open file and a byte of it, writes values there, all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import skip_data
 
 from megatron_longrlvr.conversion.pieces import CheckpointPlan, Chunk
-from megatron_longrlvr.conversion.source_files import write_all
+from megatron_longrlvr.conversion.source_files import PutValues, write_all
 from megatron_longrlvr.errors import CheckpointError
 
 INDEX_FILE = ".metadata"
@@ -39,10 +39,6 @@ _FORMAT = {
     "common_backend": "torch",
     "common_backend_version": 1,
 }
-
-
-PutValues = Callable[[int, int], None]
-"""Given an open file and a byte of it, writes the values of a chunk there, all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
