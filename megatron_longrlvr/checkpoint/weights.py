@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_longrlvr.checkpoint.own_slices import OwnSlices
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.mcore import (
     CheckpointingException,
@@ -81,7 +82,7 @@ def read_weights(
     strict = StrictHandling.RAISE_ALL if are_alone else StrictHandling.RAISE_UNEXPECTED
     try:
         state = dist_checkpointing.load(
-            weights_state(chunks, groups), str(directory), strict=strict
+            weights_state(chunks, groups), str(directory), OwnSlices(), strict=strict
         )
     except (CheckpointingException, CheckpointException, OSError) as error:
         raise CheckpointError(f"{directory} does not fit the model: {error}") from error

@@ -63,21 +63,22 @@ class StoredTensor:
 
 
 class TorchDistReader:
-    """The tensors of a directory of ``.distcp`` files, by key."""
+    """The tensors of a directory of ``.distcp`` files, by key.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: With an index.
+        reads_in_order: Whether all chunks will be read, in the order of the files; the next is
+            then brought from the disk early.
+    """
+
+    def __init__(self, directory: Path, *, reads_in_order: bool = True) -> None:
         self.directory = directory
         self.tensors = _read_index(directory)
         self._maps: dict[Path, mmap.mmap] = {}
         self._first_bytes: dict[tuple[Path, int], int] = {}
         self._of_last_lead: tuple[str, tuple[int, ...], tuple[StoredChunkPlace, ...]] = ("", (), ())
         self._ahead = SourceFiles()
-        in_order = sorted(
-            {(one.path, one.start, one.length) for t in self.tensors.values() for one in t.chunks}
-        )
-        self._following = {
-            one[:2]: after for one, after in pairwise(in_order) if one[0] == after[0]
-        }
+        self._following = self._next_chunks() if reads_in_order else {}
 
     def extents(
         self, key: str, lead: tuple[int, ...], box: tuple[slice, ...]
@@ -168,6 +169,17 @@ class TorchDistReader:
                 if chunk.start + chunk.length > chunk.path.stat().st_size:
                     raise CheckpointError(f"{chunk.path} is truncated; tensor {key} is cut off")
 
+    def _next_chunks(self) -> dict[tuple[Path, int], FileRange]:
+        """What follows each chunk in its file."""
+        in_order = sorted(
+            {(one.path, one.start, one.length) for t in self.tensors.values() for one in t.chunks}
+        )
+        return {
+            (path, start): FileRange(path=path, start=after[1], nbytes=after[2])
+            for (path, start, _), after in pairwise(in_order)
+            if path == after[0]
+        }
+
     def _chunks(self, key: str, lead: tuple[int, ...]) -> tuple[StoredChunkPlace, ...]:
         """Chunks that hold values at an index of the leading dims, which is asked for many times.
 
@@ -187,8 +199,7 @@ class TorchDistReader:
 
     def _chunk(self, key: str, chunk: StoredChunkPlace, dtype: torch.dtype) -> Tensor:
         if after := self._following.pop((chunk.path, chunk.start), None):
-            path, start, nbytes = after
-            self._ahead.announce(FileRange(path=path, start=start, nbytes=nbytes))
+            self._ahead.announce(after)
         values = torch.frombuffer(
             self._map(chunk.path),
             dtype=dtype,

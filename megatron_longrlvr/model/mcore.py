@@ -18,7 +18,9 @@ from megatron.core.dist_checkpointing.mapping import (
     LocalNonpersistentObject,
     ShardedBase,
     ShardedObject,
+    ShardedTensor,
 )
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
 from megatron.core.dist_checkpointing.utils import extract_sharded_base
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.distributed import (
@@ -58,7 +60,9 @@ __all__ = [
     "OptimizerConfig",
     "ShardedBase",
     "ShardedObject",
+    "ShardedTensor",
     "StrictHandling",
+    "TorchDistLoadShardedStrategy",
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "copy_to_tensor_model_parallel_region",
