@@ -18,9 +18,9 @@ from megatron_longrlvr.observability.metric_log import read_metric_log
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.stages import FinishReason, PromptBatch
 from megatron_longrlvr.trainer.session import run_training
+from tests.support.micro_batches import as_micro_batch
 from tests.support.spawn import run_distributed
 from tests.support.vllm_runs import (
-    as_micro_batch,
     needs_vllm,
     perturb,
     random_prompts,
