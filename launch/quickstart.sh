@@ -118,6 +118,17 @@ train() {
     --shutdown-timeout 120 --nproc-per-node "$procs" -m megatron_longrlvr "${arguments[@]}"
 }
 
+# Exported models hold what their runs ended with, and transformers computes with them the same.
+verify_exports() {
+  local variant run
+  for variant in "${variants[@]}"; do
+    run="$dir/$variant"
+    [[ -d "$run/hf" && -d "$run/checkpoints" ]] || continue
+    echo "quickstart: comparing $run/hf with the checkpoint that it was made of"
+    supervise "$python" tools/verify_conversion.py "$run" "$run/hf" --model "$run/hf" --logits
+  done
+}
+
 write_report() {
   supervise "$python" -m megatron_longrlvr report "${variants[@]/#/$dir/}" \
     --output "$dir/report.html"
@@ -156,5 +167,6 @@ for variant in "${variants[@]}"; do
   echo "quickstart: $variant reward -> $dir/$variant"
   train "$variant" || failed $?
 done
+verify_exports
 write_report >/dev/null
 echo "report: $dir/report.html"

@@ -5,6 +5,7 @@ every layout loads a converted checkpoint, and that what any layout saved can be
 """
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from megatron_longrlvr.conversion.source import find_source
 from megatron_longrlvr.conversion.torch_dist_reader import TorchDistReader
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from tests.distributed.test_checkpoint import build_learner, position
+from tests.support.spawn import run_distributed
 from tests.support.tiny_models import FAMILIES, MIXTURES, save_tiny_model
 
 LAYOUTS = {
@@ -33,6 +35,9 @@ FAMILIES_IN_LAYOUTS = [
     ("llama", "pp2"),
     *((family, "ep2") for family in MIXTURES),
 ]
+
+
+SMOLLM2 = Path(__file__).parents[2] / "models" / "smollm2" / "hf"
 
 
 def assert_same_tensors(found, expected):
@@ -93,6 +98,22 @@ def test_any_layout_loads_what_was_converted_and_is_exported(pool2, pool4, tmp_p
     source = find_source(run_dir, model=folder)
     run_export(plan_export(source), tmp_path / "back", ranks=Ranks())
     assert_same_tensors(tmp_path / "back", folder)
+
+
+@pytest.mark.skipif(
+    not SMOLLM2.is_dir(), reason="bash launch/quickstart.sh --recipe smollm2_cpu makes the model"
+)
+@pytest.mark.parametrize("layout", [{"tp": 3}, {"pp": 2}], ids=["tp3", "pp2"])
+def test_smollm2_comes_back_from_a_layout(tmp_path, layout):
+    run_dir = tmp_path / "run"
+    converted = convert(SMOLLM2, tmp_path / "megatron")
+    run_distributed(load_and_save, 3 if "tp" in layout else 2, layout, converted, run_dir)
+    source = find_source(run_dir, model=SMOLLM2)
+    run_export(plan_export(source), tmp_path / "back", ranks=Ranks())
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "back", SMOLLM2))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor.float()), name  # trained in fp32, published in bf16
 
 
 @pytest.mark.parametrize("family", FAMILIES)
