@@ -29,9 +29,16 @@ def build_engine(config: TrainConfig, policy: Policy, tokenizer: Tokenizer) -> O
     """The engine that ``rollout.engine`` names; without weights until it is published to.
 
     Raises:
-        ConfigError: A stop string is not one token, or the engine is not installed.
+        ConfigError: A stop string is not one token, the tokenizer knows tokens that the model does
+            not, or the engine is not installed.
         RuntimeError: A server did not start.
     """
+    if tokenizer.vocab_size > policy.spec.vocab_size:
+        raise ConfigError(
+            f"model.path={config.model.path}: the tokenizer knows {tokenizer.vocab_size} tokens "
+            f"and the model {policy.spec.vocab_size}; take the added tokens out of tokenizer.json, "
+            "or give the embedding rows for them"
+        )
     stop_ids = _stop_ids(config.rollout, tokenizer)
     build = _BUILDERS[config.rollout.engine]
     return build(config, policy, tokenizer, stop_ids)

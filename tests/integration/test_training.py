@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from megatron_longrlvr.config.load import write_config
+from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary, write_toy_tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.observability.metric_log import read_metric_log
 from megatron_longrlvr.observability.samples import list_samples, read_samples
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, run_training
 from tests.support.runs import toy_config
+from tests.support.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
 # What a clock or an allocator measures; everything else must repeat.
@@ -155,6 +157,15 @@ def refused(rank, world_size, config):  # noqa: ARG001
     except ConfigError as error:
         return str(error)
     return "not refused"
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(pool2, tmp_path):
+    folder, num_words = tmp_path / "model", len(toy_vocabulary())
+    save_tiny_model(folder, "llama", vocab_size=num_words - 1)
+    write_toy_tokenizer(folder)
+    messages = pool2.run(refused, toy_config(tmp_path / "run", model__path=str(folder)))
+    for message in messages:
+        assert f"knows {num_words} tokens and the model {num_words - 1}" in message
 
 
 def test_a_signal_ends_the_run_after_its_step_and_the_same_command_goes_on(tmp_path, straight):
