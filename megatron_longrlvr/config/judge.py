@@ -6,57 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from megatron_longrlvr.config.chat import (
+    ChatBreakerConfig,
+    ChatEndpointConfig,
+    ChatRetryConfig,
+    StructuredOutput,
+)
 from megatron_longrlvr.config.section import Section
-
-
-class JudgeEndpointConfig(Section):
-    """One server that speaks OpenAI's chat completions."""
-
-    url: str = Field(pattern=r"^https?://[^\s@?#]+$")
-    """Base address without credentials, e.g. ``http://judge:8000/v1``."""
-
-    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Name of the environment variable that holds the key; the key itself has no place here."""
-
-    max_concurrent: int = Field(default=64, gt=0, le=4096)
-    """Requests under way at the same time, of each data-parallel rank."""
-
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    """Limit of each data-parallel rank; null for none."""
-
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    """Likewise, of prompt and reply tokens: estimated before a request, corrected after it."""
-
-
-class JudgeRetryConfig(Section):
-    """How long one verdict is worth trying for."""
-
-    max_attempts: int = Field(default=6, gt=0)
-    """Requests for one vote, the first included."""
-
-    backoff_s: float = Field(default=0.5, gt=0)
-    """Longest pause after the first failure; doubles with each further one. The pause is drawn
-    evenly from 0 up to it. A server's ``Retry-After`` is waited for as well."""
-
-    max_backoff_s: float = Field(default=30.0, gt=0)
-    connect_timeout_s: float = Field(default=5.0, gt=0)
-    read_timeout_s: float = Field(default=60.0, gt=0)
-    """Between two pieces of a reply."""
-
-    total_timeout_s: float = Field(default=180.0, gt=0)
-    """For one vote: all attempts and pauses, from the moment there is room for it."""
-
-
-class JudgeBreakerConfig(Section):
-    """When an endpoint that keeps failing is left alone."""
-
-    failures: int = Field(default=5, gt=0)
-    """Failures in a row that open the circuit."""
-
-    open_s: float = Field(default=5.0, gt=0)
-    """Time until a single request may probe the endpoint; doubles while probes fail."""
-
-    max_open_s: float = Field(default=60.0, gt=0)
 
 
 class JudgeOutageConfig(Section):
@@ -79,16 +35,13 @@ class JudgeConfig(Section):
     model: str = Field(min_length=1)
     """Name that the endpoints know the model by."""
 
-    endpoints: list[JudgeEndpointConfig] = Field(min_length=1)
+    endpoints: list[ChatEndpointConfig] = Field(min_length=1)
     template: str = "equivalence-1"
     """Prompt template: one shipped in ``rewards/judge/templates``, or a YAML file of yours."""
 
-    structured_output: Literal[
-        "none", "json_object", "json_schema", "guided_json", "structured_outputs"
-    ] = "json_schema"
-    """How the server is told the form of a verdict. ``json_object`` and ``json_schema`` are
-    OpenAI's ``response_format``; ``guided_json`` is vLLM's before 0.12, ``structured_outputs``
-    vLLM's since. The reply is held against the same grammar whatever is set here."""
+    structured_output: StructuredOutput = "json_schema"
+    """How the server is told the form of a verdict, see ``config/chat.py``. The reply is held
+    against the same grammar whatever is set here."""
 
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=32, gt=0)
@@ -104,8 +57,8 @@ class JudgeConfig(Section):
     """SQLite file of verdicts, relative to the run directory; null for none. Processes of one
     machine may share it; SQLite's log does not work over network file systems between machines."""
 
-    retry: JudgeRetryConfig = JudgeRetryConfig()
-    breaker: JudgeBreakerConfig = JudgeBreakerConfig()
+    retry: ChatRetryConfig = ChatRetryConfig()
+    breaker: ChatBreakerConfig = ChatBreakerConfig()
     outage: JudgeOutageConfig = JudgeOutageConfig()
 
     @model_validator(mode="after")

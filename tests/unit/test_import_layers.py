@@ -32,6 +32,7 @@ LAYERS = {
         ),
     ],
     "logic": [
+        "chat",
         "data",
         "http",
         "rewards",

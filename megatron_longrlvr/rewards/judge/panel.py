@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from megatron_longrlvr.chat.client import Traffic
 from megatron_longrlvr.config.judge import JudgeOutageConfig
 from megatron_longrlvr.errors import JudgeUnavailable
-from megatron_longrlvr.rewards.judge.query import AnswerJudge, JudgeQuery, JudgeTraffic
+from megatron_longrlvr.rewards.judge.query import AnswerJudge, JudgeQuery
 from megatron_longrlvr.stages import Judgement, Verdict
 
 
@@ -41,7 +42,7 @@ class Peers:
 class PanelTraffic:
     """What judging cost since it was last asked for."""
 
-    traffic: JudgeTraffic
+    traffic: Traffic
     paused_s: float
 
 
@@ -80,7 +81,7 @@ class JudgePanel:
     def take_traffic(self) -> PanelTraffic:
         """Counts of this rank since the last call."""
         paused_s, self.paused_s = self.paused_s, 0.0
-        traffic = self.judge.take_traffic() if self.judge is not None else JudgeTraffic()
+        traffic = self.judge.take_traffic() if self.judge is not None else Traffic()
         return PanelTraffic(traffic=traffic, paused_s=paused_s)
 
     def close(self) -> None:

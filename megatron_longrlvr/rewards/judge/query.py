@@ -7,34 +7,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from megatron_longrlvr.chat.client import Traffic
+from megatron_longrlvr.chat.reply import NoReply
 from megatron_longrlvr.stages import Judgement
 
 
 class NoVerdict(StrEnum):
-    """Why a judge gave no verdict."""
+    """Why a judge gave no verdict: the reasons of ``NoReply``, and two of its own."""
 
-    CONNECTION = "connection"
-    """No connection, or one that broke."""
-
-    TIMEOUT = "timeout"
-    SERVER_ERROR = "server_error"
-    """Status 5xx."""
-
-    REFUSED = "refused"
-    """Status 4xx other than 429: a wrong key, model name or option."""
-
-    RATE_LIMITED = "rate_limited"
-    """Status 429."""
-
-    BROKEN_REPLY = "broken_reply"
-    """Half a reply, or one that is no chat completion."""
-
-    WRONG_GRAMMAR = "wrong_grammar"
-    """A reply that is no verdict."""
-
-    CIRCUIT_OPEN = "circuit_open"
-    """No endpoint took requests."""
-
+    CONNECTION = NoReply.CONNECTION
+    TIMEOUT = NoReply.TIMEOUT
+    SERVER_ERROR = NoReply.SERVER_ERROR
+    REFUSED = NoReply.REFUSED
+    RATE_LIMITED = NoReply.RATE_LIMITED
+    BROKEN_REPLY = NoReply.BROKEN_REPLY
+    WRONG_GRAMMAR = NoReply.WRONG_GRAMMAR
+    CIRCUIT_OPEN = NoReply.CIRCUIT_OPEN
     SPLIT_VOTE = "split_vote"
     """No side has more than half of the votes asked for."""
 
@@ -54,15 +42,6 @@ class JudgeQuery:
     """Untrusted: written by the policy."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeTraffic:
-    """What went over the wire since it was last asked for."""
-
-    requests: int = 0
-    retries: int = 0
-    circuit_openings: int = 0
-
-
 class AnswerJudge(Protocol):
     """Judges answers, several at a time."""
 
@@ -78,7 +57,7 @@ class AnswerJudge(Protocol):
         """Whether a verdict can be had at this moment."""
         ...
 
-    def take_traffic(self) -> JudgeTraffic:
+    def take_traffic(self) -> Traffic:
         """Counts since the last call."""
         ...
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from megatron_longrlvr.rewards.judge.query import JudgeQuery, JudgeTraffic, NoVerdict
+from megatron_longrlvr.chat.client import Traffic
+from megatron_longrlvr.rewards.judge.query import JudgeQuery, NoVerdict
 from megatron_longrlvr.stages import Judgement, Verdict
 
 
@@ -25,8 +26,8 @@ class RecordedJudge:
     def probe(self) -> bool:
         return True
 
-    def take_traffic(self) -> JudgeTraffic:
-        return JudgeTraffic()
+    def take_traffic(self) -> Traffic:
+        return Traffic()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -6,19 +6,18 @@ by ``collect``; equal queries share one judgement.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
+from megatron_longrlvr.chat.client import Traffic, read_keys
 from megatron_longrlvr.config.judge import JudgeConfig
-from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.http.background import BackgroundLoop
 from megatron_longrlvr.rewards.judge.cache import VerdictCache
-from megatron_longrlvr.rewards.judge.client import JudgeClient, required_keys
-from megatron_longrlvr.rewards.judge.query import JudgeQuery, JudgeTraffic
+from megatron_longrlvr.rewards.judge.client import JudgeClient
+from megatron_longrlvr.rewards.judge.query import JudgeQuery
 from megatron_longrlvr.rewards.judge.template import load_template
 from megatron_longrlvr.stages import Judgement, Verdict
 
@@ -59,7 +58,7 @@ class JudgeService:
         vote = self._background.submit(self._client.ask(_PROBE, max_attempts=1)).result()
         return vote.verdict is not Verdict.NONE
 
-    def take_traffic(self) -> JudgeTraffic:
+    def take_traffic(self) -> Traffic:
         return self._client.take_traffic()
 
     def close(self) -> None:
@@ -94,7 +93,7 @@ def open_judge(config: JudgeConfig, *, run_dir: Path | None) -> JudgeService:
             cache is something else.
     """
     template = load_template(config.template)
-    client = JudgeClient(config, template, read_keys(config))
+    client = JudgeClient(config, template, read_keys(config.endpoints, section="rewards.judge"))
     cache = None
     if config.cache is not None and (run_dir is not None or Path(config.cache).is_absolute()):
         path = (run_dir or Path()) / config.cache
@@ -102,18 +101,3 @@ def open_judge(config: JudgeConfig, *, run_dir: Path | None) -> JudgeService:
             path, model=config.model, template=template.version, votes=config.votes
         )
     return JudgeService(client, cache)
-
-
-def read_keys(config: JudgeConfig) -> dict[str, str]:
-    """The endpoints' keys by the names of their environment variables.
-
-    Raises:
-        ConfigError: A variable is not set, or empty; names it.
-    """
-    keys: dict[str, str] = {}
-    for name in required_keys(config):
-        value = os.environ.get(name, "").strip()
-        if not value:
-            raise ConfigError(f"rewards.judge: the environment variable {name} holds no key")
-        keys[name] = value
-    return keys

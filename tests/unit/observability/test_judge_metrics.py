@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from megatron_longrlvr.chat.client import Traffic
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.judge_metrics import judge_metrics, judge_tally
 from megatron_longrlvr.rewards.judge.panel import PanelTraffic
-from megatron_longrlvr.rewards.judge.query import JudgeTraffic
 from megatron_longrlvr.stages import Judgement, Verdict
 from tests.unit.observability.builders import scored_sample
 
@@ -19,10 +19,8 @@ KNOWN = replace(BY_RULE, judgement=Judgement(verdict=Verdict.NO, is_cached=True)
 LATE = replace(BY_RULE, judgement=Judgement(verdict=Verdict.NONE, reason="timeout", latency_s=4.0))
 ALARMED = replace(YES, alarms=("verdict",))
 UNPARSED = replace(BY_RULE, answer=None)
-NOTHING = PanelTraffic(traffic=JudgeTraffic(), paused_s=3.0)
-TRAFFIC = PanelTraffic(
-    traffic=JudgeTraffic(requests=9, retries=4, circuit_openings=1), paused_s=3.0
-)
+NOTHING = PanelTraffic(traffic=Traffic(), paused_s=3.0)
+TRAFFIC = PanelTraffic(traffic=Traffic(requests=9, retries=4, circuit_openings=1), paused_s=3.0)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,7 @@ import json
 
 import pytest
 
-from megatron_longrlvr.rewards.judge.grammar import (
-    VERDICT_SCHEMA,
-    parse_verdict,
-    structured_output,
-)
+from megatron_longrlvr.rewards.judge.grammar import VERDICT_SCHEMA, parse_verdict
 from megatron_longrlvr.stages import Verdict
 
 
@@ -62,17 +58,3 @@ def test_the_schema_allows_what_the_grammar_reads():
     assert VERDICT_SCHEMA["required"] == list(VERDICT_SCHEMA["properties"])
     for word in VERDICT_SCHEMA["properties"]["verdict"]["enum"]:
         assert parse_verdict(json.dumps({"verdict": word})) is Verdict(word)
-
-
-@pytest.mark.parametrize(
-    ("kind", "field"),
-    [
-        pytest.param("json_object", "response_format", id="json-object"),
-        pytest.param("json_schema", "response_format", id="json-schema"),
-        pytest.param("guided_json", "guided_json", id="older-vllm"),
-        pytest.param("structured_outputs", "structured_outputs", id="vllm"),
-    ],
-)
-def test_each_kind_of_structured_output_is_one_field_of_the_request(kind, field):
-    assert list(structured_output(kind)) == [field]
-    assert structured_output("none") == {}

@@ -5,10 +5,11 @@ The judge of these tests fails by script; time is counted, nobody sleeps.
 
 import pytest
 
+from megatron_longrlvr.chat.client import Traffic
 from megatron_longrlvr.config.judge import JudgeOutageConfig
 from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.rewards.judge.panel import JudgePanel, Peers
-from megatron_longrlvr.rewards.judge.query import JudgeQuery, JudgeTraffic
+from megatron_longrlvr.rewards.judge.query import JudgeQuery
 from megatron_longrlvr.rewards.judge.recorded import RecordedJudge
 from megatron_longrlvr.stages import Judgement, Verdict
 
@@ -36,7 +37,7 @@ class Scripted:
         return self.probes.pop(0)
 
     def take_traffic(self):
-        return JudgeTraffic()
+        return Traffic()
 
     def close(self):
         """Nothing is held."""

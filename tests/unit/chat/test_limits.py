@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from megatron_longrlvr.rewards.judge.limits import RateLimit
+from megatron_longrlvr.chat.limits import RateLimit
 from tests.support.clocks import TestClock
 
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from megatron_longrlvr.config.judge import JudgeBreakerConfig
-from megatron_longrlvr.rewards.judge.breaker import CircuitBreaker, CircuitState
+from megatron_longrlvr.chat.breaker import CircuitBreaker, CircuitState
+from megatron_longrlvr.config.chat import ChatBreakerConfig
 from tests.support.clocks import TestClock
 
-CONFIG = JudgeBreakerConfig(failures=3, open_s=10.0, max_open_s=25.0)
+CONFIG = ChatBreakerConfig(failures=3, open_s=10.0, max_open_s=25.0)
 
 
 @pytest.fixture

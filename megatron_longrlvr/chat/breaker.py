@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from megatron_longrlvr.config.judge import JudgeBreakerConfig
-from megatron_longrlvr.rewards.judge.clock import Clock
+from megatron_longrlvr.chat.clock import Clock
+from megatron_longrlvr.config.chat import ChatBreakerConfig
 
 
 class CircuitState(StrEnum):
@@ -25,7 +25,7 @@ class CircuitState(StrEnum):
 class CircuitBreaker:
     """The breaker of one endpoint. Every entered request must end in one of three methods."""
 
-    def __init__(self, config: JudgeBreakerConfig, clock: Clock) -> None:
+    def __init__(self, config: ChatBreakerConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self._failures = 0

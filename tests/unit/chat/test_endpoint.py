@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from megatron_longrlvr.rewards.judge.endpoint import retry_after_s
+from megatron_longrlvr.chat.endpoint import retry_after_s
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from megatron_longrlvr.rewards.judge.clock import Clock
+from megatron_longrlvr.chat.clock import Clock
 
 _MINUTE_S = 60.0
 # What may be used at once after a quiet time: servers count in windows of this size or longer.

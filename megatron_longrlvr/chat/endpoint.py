@@ -1,52 +1,52 @@
-"""One judge server: its limits, circuit breaker, and what its replies mean."""
+"""One server: its limits, circuit breaker, and what its replies mean."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
-from megatron_longrlvr.config.judge import JudgeBreakerConfig, JudgeEndpointConfig, JudgeRetryConfig
-from megatron_longrlvr.http.connections import Connections, HttpFailure, HttpTimeouts, HttpTrouble
-from megatron_longrlvr.rewards.judge.breaker import CircuitBreaker
-from megatron_longrlvr.rewards.judge.clock import Clock
-from megatron_longrlvr.rewards.judge.limits import RateLimit
-from megatron_longrlvr.rewards.judge.query import NoVerdict
+from megatron_longrlvr.chat.breaker import CircuitBreaker
+from megatron_longrlvr.chat.clock import Clock
+from megatron_longrlvr.chat.limits import RateLimit
+from megatron_longrlvr.chat.reply import NoReply, RequestFailure
+from megatron_longrlvr.config.chat import ChatBreakerConfig, ChatEndpointConfig, ChatRetryConfig
+from megatron_longrlvr.http.connections import (
+    Connections,
+    HttpFailure,
+    HttpTimeouts,
+    HttpTrouble,
+    Reply,
+)
 
-_PATH = "/chat/completions"
+_Value = TypeVar("_Value")
+
 _REASONS = {
-    HttpTrouble.TIMEOUT: NoVerdict.TIMEOUT,
-    HttpTrouble.BROKEN_REPLY: NoVerdict.BROKEN_REPLY,
-    HttpTrouble.CONNECTION: NoVerdict.CONNECTION,
+    HttpTrouble.TIMEOUT: NoReply.TIMEOUT,
+    HttpTrouble.BROKEN_REPLY: NoReply.BROKEN_REPLY,
+    HttpTrouble.CONNECTION: NoReply.CONNECTION,
 }
 # A server that asks for more is passed over until then; longer would outlast any run's patience.
 _MAX_RETRY_AFTER_S = 3600.0
 # Characters of English text per token, for the estimate that the token limit starts from.
 _CHARS_PER_TOKEN = 4
-# Rounds of all voters that find no free endpoint must not keep the event loop busy.
-MIN_WAIT_S = 0.01
-
-
-class RequestFailure(Exception):  # noqa: N818 - a value that travels as an exception, never shown
-    """A request without a usable reply."""
-
-    def __init__(self, reason: NoVerdict) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
+# Of what a refusing server says.
+_DETAIL_CHARS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointSettings:
     """How an endpoint is treated; the same for all of them."""
 
-    retry: JudgeRetryConfig
-    breaker: JudgeBreakerConfig
+    retry: ChatRetryConfig
+    breaker: ChatBreakerConfig
     max_tokens: int
+    """Of a reply, for the estimate that the token limit starts from; 0 where replies hold none."""
 
 
 class Endpoint:
@@ -54,7 +54,7 @@ class Endpoint:
 
     def __init__(
         self,
-        config: JudgeEndpointConfig,
+        config: ChatEndpointConfig,
         settings: EndpointSettings,
         *,
         api_key: str | None,
@@ -80,19 +80,25 @@ class Endpoint:
         asked = self._asked_to_wait_until - self._clock.now()
         return max(0.0, asked, self.breaker.wait_s())
 
-    async def post(self, body: bytes) -> str:
-        """Send a request, when limits and places allow, and return the text of its reply.
+    async def post(self, path: str, body: bytes, read: Callable[[Any], _Value]) -> _Value:
+        """Send a request, when limits and places allow, and return what its reply says.
 
         The caller has entered the circuit breaker.
+
+        Args:
+            path: Behind the endpoint's address, e.g. ``/chat/completions``.
+            body: JSON.
+            read: Takes the parsed reply apart; may raise LookupError, TypeError, ValueError or
+                AttributeError where it is not of the kind expected.
 
         Raises:
             RequestFailure: There is none.
         """
         self.num_waiting += 1
         try:
-            reply = await self._post(body)
+            value = await self._post(path, body, read)
         except RequestFailure as failure:
-            if failure.reason is NoVerdict.RATE_LIMITED:
+            if failure.reason is NoReply.RATE_LIMITED:
                 self.breaker.succeed()  # a server that counts requests is up
             else:
                 self.breaker.fail()
@@ -103,40 +109,42 @@ class Endpoint:
         finally:
             self.num_waiting -= 1
         self.breaker.succeed()
-        return reply
+        return value
 
     async def close(self) -> None:
         await self._connections.close()
 
-    async def _post(self, body: bytes) -> str:
+    async def _post(self, path: str, body: bytes, read: Callable[[Any], _Value]) -> _Value:
         estimate = len(body) / _CHARS_PER_TOKEN + self._max_tokens
         if self._requests is not None:
             await self._requests.take(1)
         if self._tokens is not None:
             await self._tokens.take(estimate)
         try:
-            reply = await self._connections.request("POST", _PATH, body, self._timeouts)
+            reply = await self._connections.request("POST", path, body, self._timeouts)
         except HttpFailure as failure:
             raise RequestFailure(_REASONS[failure.trouble]) from None
-        self._check_status(reply.status, reply.headers)
-        text, num_tokens = _read_completion(reply.content)
+        self._check_status(reply)
+        value, num_tokens = _read_content(reply.content, read)
         if self._tokens is not None and num_tokens is not None:
             self._tokens.correct(num_tokens - estimate)
-        return text
+        return value
 
-    def _check_status(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def _check_status(self, reply: Reply) -> None:
+        status = reply.status
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return
         # 503 comes with the header too.
-        asked = headers.get(b"retry-after", b"").decode("latin-1")
+        asked = reply.headers.get(b"retry-after", b"").decode("latin-1")
         wait_s = retry_after_s(asked or None, now=datetime.now(UTC))
         if wait_s is not None:
             self._asked_to_wait_until = self._clock.now() + wait_s
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise RequestFailure(NoVerdict.RATE_LIMITED)
+            raise RequestFailure(NoReply.RATE_LIMITED)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise RequestFailure(NoVerdict.SERVER_ERROR)
-        raise RequestFailure(NoVerdict.REFUSED)
+            raise RequestFailure(NoReply.SERVER_ERROR)
+        detail = reply.content.decode("utf-8", errors="replace")[:_DETAIL_CHARS]
+        raise RequestFailure(NoReply.REFUSED, status=status, detail=detail)
 
 
 def retry_after_s(value: str | None, *, now: datetime) -> float | None:
@@ -165,14 +173,12 @@ def _limit(per_minute: float | None, clock: Clock) -> RateLimit | None:
     return None if per_minute is None else RateLimit(per_minute, clock)
 
 
-def _read_completion(content: bytes) -> tuple[str, int | None]:
-    """Text of the first choice, and tokens used where the server says so."""
+def _read_content(content: bytes, read: Callable[[Any], _Value]) -> tuple[_Value, int | None]:
+    """What a reply says, and tokens used where the server says so."""
     try:
-        completion: Any = json.loads(content)
-        text = completion["choices"][0]["message"]["content"]
-        num_tokens = (completion.get("usage") or {}).get("total_tokens")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise RequestFailure(NoVerdict.BROKEN_REPLY) from None
-    if not isinstance(text, str):
-        raise RequestFailure(NoVerdict.BROKEN_REPLY)
-    return text, num_tokens if isinstance(num_tokens, int) else None
+        parsed: Any = json.loads(content)
+        value = read(parsed)
+        num_tokens = (parsed.get("usage") or {}).get("total_tokens")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise RequestFailure(NoReply.BROKEN_REPLY) from None
+    return value, num_tokens if isinstance(num_tokens, int) else None

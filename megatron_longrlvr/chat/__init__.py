@@ -1,0 +1,1 @@
+"""Servers that speak OpenAI's protocol: limits, circuit breakers, retries, strict replies."""
