@@ -154,11 +154,13 @@ class ScoredBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdvantageBatch:
-    """Scored samples with one advantage each; groups that teach nothing are already dropped."""
+    """Scored samples with their advantages; groups that teach nothing are already dropped."""
 
     step: int
     scored: Sequence[ScoredSample]
-    advantages: Sequence[float]
+    advantages: Sequence[Sequence[float]]
+    """Of each sample, one per token of its response."""
+
     num_groups: int
     """Groups before dropping."""
 
@@ -195,6 +197,9 @@ class MicroBatch:
 
     is_response: Tensor
     """[T] bool; True where the policy wrote the token."""
+
+    rewards: Tensor
+    """[T] float32; a sample's reward at the last token of its response, 0 elsewhere."""
 
     advantages: Tensor
     """[T] float32; 0 outside responses."""

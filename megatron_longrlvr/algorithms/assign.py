@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 
 import torch
@@ -46,10 +47,11 @@ def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageB
     if config.drop_uninformative_groups:
         is_kept = is_kept & groups.is_informative[:, None]
     kept = is_kept.flatten().nonzero().flatten().tolist()
+    values = groups.values.flatten().tolist()
     return AdvantageBatch(
         step=batch.step,
         scored=[batch.scored[index] for index in kept],
-        advantages=groups.values.flatten()[kept].tolist(),
+        advantages=[[values[index]] * len(batch.scored[index].sample.token_ids) for index in kept],
         num_groups=is_kept.shape[0],
         num_dropped_groups=int((~is_kept.any(dim=1)).sum()),
     )
@@ -58,6 +60,8 @@ def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageB
 def whiten_advantages(batch: AdvantageBatch, peers: Peers = ALONE) -> AdvantageBatch:
     """Shift and scale advantages to mean 0 and variance 1 over the samples of all ranks.
 
+    A sample counts once, however many tokens it has.
+
     With ``dr_grpo`` advantages this is REINFORCE++ with the group's mean as baseline
     (arXiv:2501.03262): one scale for the batch, where GRPO has one for each group.
 
@@ -65,10 +69,13 @@ def whiten_advantages(batch: AdvantageBatch, peers: Peers = ALONE) -> AdvantageB
         batch: This rank's samples; may be empty.
         peers: All data-parallel ranks; every one of them calls this.
     """
-    everyone = [value for share in peers.gather(batch.advantages) for value in share]
+    everyone = [tokens for share in peers.gather(batch.advantages) for tokens in share]
     if len(everyone) < MIN_VALID_SAMPLES:
         return batch
-    mean = math.fsum(everyone) / len(everyone)
-    variance = math.fsum((value - mean) ** 2 for value in everyone) / (len(everyone) - 1)
-    scale = max(math.sqrt(variance), _MIN_STD)
-    return replace(batch, advantages=[(value - mean) / scale for value in batch.advantages])
+    mean = math.fsum(statistics.fmean(tokens) for tokens in everyone) / len(everyone)
+    squares = (statistics.fmean((value - mean) ** 2 for value in tokens) for tokens in everyone)
+    scale = max(math.sqrt(math.fsum(squares) / (len(everyone) - 1)), _MIN_STD)
+    return replace(
+        batch,
+        advantages=[[(value - mean) / scale for value in tokens] for tokens in batch.advantages],
+    )

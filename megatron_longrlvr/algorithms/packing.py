@@ -147,8 +147,8 @@ def _deal(
 
 def _groups(batch: AdvantageBatch) -> list[list[Item]]:
     items = [
-        Item(sample=scored.sample, advantage=advantage)
-        for scored, advantage in zip(batch.scored, batch.advantages, strict=True)
+        Item(sample=scored.sample, reward=scored.reward, advantages=advantages)
+        for scored, advantages in zip(batch.scored, batch.advantages, strict=True)
     ]
     for item in items:
         assert item.num_response_tokens > 0, "a valid sample holds a token: the stop token at least"

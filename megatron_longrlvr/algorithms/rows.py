@@ -12,10 +12,12 @@ from megatron_longrlvr.stages import MicroBatch, Sample, Segment
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """A sample and its advantage."""
+    """A sample, what it earned and what its tokens are credited with."""
 
     sample: Sample
-    advantage: float
+    reward: float
+    advantages: Sequence[float]
+    """One per token of the response."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -46,6 +48,7 @@ class _Row:
     segments: list[Segment] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     is_response: list[bool] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
     advantages: list[float] = field(default_factory=list)
     behavior_logprobs: list[float] = field(default_factory=list)
     loss_weights: list[float] = field(default_factory=list)
@@ -54,17 +57,17 @@ class _Row:
         nothing = [0.0] * len(token_ids)
         self.token_ids.extend(token_ids)
         self.is_response.extend([False] * len(token_ids))
-        for values in (self.advantages, self.behavior_logprobs, self.loss_weights):
+        for values in (self.rewards, self.advantages, self.behavior_logprobs, self.loss_weights):
             values.extend(nothing)
 
     def add_response(self, item: Item, weight: float) -> None:
         count = item.num_response_tokens
-        assert len(item.sample.behavior_logprobs) == count, (
-            "one behaviour logprob per response token"
-        )
+        for values in (item.sample.behavior_logprobs, item.advantages):
+            assert len(values) == count, "one value per response token"
         self.token_ids.extend(item.sample.token_ids)
         self.is_response.extend([True] * count)
-        self.advantages.extend([item.advantage] * count)
+        self.rewards.extend([*[0.0] * (count - 1), item.reward])
+        self.advantages.extend(item.advantages)
         self.behavior_logprobs.extend(item.sample.behavior_logprobs)
         self.loss_weights.extend([weight] * count)
 
@@ -96,6 +99,7 @@ def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> Micr
         token_ids=torch.tensor(row.token_ids, dtype=torch.int64),
         segments=row.segments,
         is_response=torch.tensor(row.is_response, dtype=torch.bool),
+        rewards=torch.tensor(row.rewards, dtype=torch.float32),
         advantages=torch.tensor(row.advantages, dtype=torch.float32),
         behavior_logprobs=torch.tensor(row.behavior_logprobs, dtype=torch.float32),
         loss_weights=torch.tensor(row.loss_weights, dtype=torch.float32),
@@ -127,6 +131,7 @@ def unlearned_row(
         token_ids=torch.tensor(token_ids, dtype=torch.int64),
         segments=segments or [Segment(num_tokens=len(token_ids))],
         is_response=torch.arange(len(token_ids)) >= num_given,
+        rewards=nothing,
         advantages=nothing,
         behavior_logprobs=nothing,
         loss_weights=nothing,

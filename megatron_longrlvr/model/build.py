@@ -1,4 +1,4 @@
-"""Build the policy: spec + layout + precision -> megatron-core model chunks.
+"""Build a model: spec + layout + precision -> megatron-core model chunks.
 
 Without Transformer Engine, megatron-core's local layers are used with three of our own parts
 plugged in by ModuleSpec: RMSNorm, and the core attention that applies rotary embedding and
@@ -6,6 +6,8 @@ attends by plan.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +29,8 @@ from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.parallel.layout import ParallelLayout
+
+_Chunk = TypeVar("_Chunk", bound=PolicyModel)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -88,7 +92,14 @@ def transformer_config(
 def build_chunks(
     spec: ModelSpec, groups: ProcessGroups, model: ModelConfig
 ) -> tuple[PolicyModel, ...]:
-    """This rank's pipeline chunks of the policy, with weights yet to be filled in."""
+    """This rank's pipeline chunks of a policy, with weights yet to be filled in."""
+    return build_chunks_of(PolicyModel, spec, groups, model)
+
+
+def build_chunks_of(
+    kind: type[_Chunk], spec: ModelSpec, groups: ProcessGroups, model: ModelConfig
+) -> tuple[_Chunk, ...]:
+    """This rank's pipeline chunks of a policy or a critic, with weights yet to be filled in."""
     layout = groups.layout
     config = transformer_config(spec, layout, model)
     chunks = []
@@ -96,7 +107,7 @@ def build_chunks(
         vp_stage = chunk if layout.vpp > 1 else None
         is_first = groups.pp_rank == 0 and chunk == 0
         is_last = groups.pp_rank == layout.pp - 1 and chunk == layout.vpp - 1
-        policy = PolicyModel(
+        built = kind(
             config=config,
             transformer_layer_spec=_block_spec(spec, config, vp_stage, groups.pp_rank),
             vocab_size=spec.padded_vocab_size(layout.tp),
@@ -108,7 +119,7 @@ def build_chunks(
             pg_collection=groups.megatron,
             vp_stage=vp_stage,
         )
-        chunks.append(policy.to(device()))
+        chunks.append(built.to(device()))
     return tuple(chunks)
 
 

@@ -1,4 +1,4 @@
-"""A policy on this rank: description, groups and model chunks, ready to compute.
+"""A policy on this rank: a network that reads log-probabilities.
 
 Shapes: T tokens of a micro-batch.
 """
@@ -6,11 +6,8 @@ Shapes: T tokens of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrlvr.checkpoint.weights import (
@@ -19,29 +16,19 @@ from megatron_longrlvr.checkpoint.weights import (
     read_weights,
 )
 from megatron_longrlvr.config.policy import ModelConfig
-from megatron_longrlvr.model.build import DTYPES, build_chunks
+from megatron_longrlvr.model.build import build_chunks
 from megatron_longrlvr.model.hf_weights import load_hf_weights
-from megatron_longrlvr.model.local_batch import LocalBatch, localize, placeholder
+from megatron_longrlvr.model.local_batch import LocalBatch
+from megatron_longrlvr.model.network import Network
 from megatron_longrlvr.model.policy_model import PolicyModel
-from megatron_longrlvr.model.schedule import LogprobSettings, run_micro_batches
+from megatron_longrlvr.model.schedule import LogprobSettings, chunk_logprobs
 from megatron_longrlvr.model.spec import ModelSpec
-from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.stages import MicroBatch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """Model chunks of this rank and what is needed to run them."""
-
-    spec: ModelSpec
-    groups: ProcessGroups
-    model: ModelConfig
-    chunks: tuple[PolicyModel, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return DTYPES[self.model.dtype]
+class Policy(Network):
+    """Model chunks of this rank with the output layer of a language model."""
 
     def settings(self, temperature: float) -> LogprobSettings:
         return LogprobSettings(
@@ -50,83 +37,19 @@ class Policy:
             chunk_tokens=self.model.logprob_chunk_tokens,
         )
 
-    def localize(self, micro_batches: Sequence[MicroBatch]) -> list[LocalBatch]:
-        """This rank's share of each micro-batch, with placeholders where the schedule needs them.
-
-        Every rank runs at least one micro-batch, because the reduction of gradients follows the
-        last one; an interleaved pipeline takes whole rounds of them.
-        """
-        layout = self.groups.layout
-        count = max(len(micro_batches), 1)
-        if layout.ep > 1:
-            count = self._largest_over_data_parallel(count)
-        if layout.vpp > 1:
-            count = -(-count // layout.pp) * layout.pp
-        missing = count - len(micro_batches)
-        padded = [*micro_batches, *[placeholder() for _ in range(missing)]]
-        return [
-            localize(
-                micro_batch,
-                spec=self.spec,
-                layout=layout,
-                cp_rank=self.groups.cp_rank,
-                cp_group=self.groups.cp,
-                device=device(),
-            )
-            for micro_batch in padded
-        ]
-
     def logprobs(self, micro_batches: Sequence[MicroBatch], *, temperature: float) -> list[Tensor]:
         """Log-probabilities of response tokens, without gradient.
 
         Returns:
             One [T] float32 tensor per micro-batch, 0 outside responses, on every rank.
         """
-        local = self.localize(micro_batches)
-        sizes = [len(micro_batch.token_ids) for micro_batch in micro_batches]
+        settings = self.settings(temperature)
 
-        def collect(
-            index: int,
-            batch: LocalBatch,
-            logprobs: Tensor,
-            entropy: Tensor,  # noqa: ARG001
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            size = sizes[index] if index < len(sizes) else 0
-            scattered = torch.zeros(size, device=logprobs.device)
-            scattered[batch.target_index] = logprobs
-            return logprobs.sum(), {"logprobs": scattered}
+        def readout(chunk: PolicyModel, hidden: Tensor, batch: LocalBatch) -> Tensor:
+            logprobs, _ = chunk_logprobs(chunk, hidden, batch.target_ids, settings)
+            return logprobs
 
-        for chunk in self.chunks:
-            chunk.eval()
-        with torch.no_grad():
-            results = run_micro_batches(
-                self.chunks, local, collect, settings=self.settings(temperature), forward_only=True
-            )
-        for chunk in self.chunks:
-            chunk.train()
-        if self.groups.is_last_stage:
-            rows = [result["logprobs"] for result in results[: len(sizes)]]
-        else:
-            rows = [torch.zeros(size, device=device()) for size in sizes]
-        return [self.share_from_last_stage(self._sum_over_context(row)) for row in rows]
-
-    def share_from_last_stage(self, values: Tensor) -> Tensor:
-        """Give every pipeline stage the last stage's values, in place."""
-        if self.groups.layout.pp > 1:
-            last = dist.get_process_group_ranks(self.groups.pp)[-1]
-            dist.broadcast(values, src=last, group=self.groups.pp)
-        return values
-
-    def _sum_over_context(self, values: Tensor) -> Tensor:
-        # Each context-parallel rank filled in the tokens it predicts; all ranks hold every row.
-        if self.groups.layout.cp > 1:
-            dist.all_reduce(values, group=self.groups.cp)
-        return values
-
-    def _largest_over_data_parallel(self, count: int) -> int:
-        largest = torch.tensor(count, device=device())
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.groups.dp)
-        return int(largest)
+        return self.read(micro_batches, readout)
 
 
 def load_policy(folder: Path, spec: ModelSpec, groups: ProcessGroups, model: ModelConfig) -> Policy:

@@ -35,7 +35,7 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
 
         Returns:
             Before the last chunk [L, 1, H]; on the last chunk [N, H] after the final norm, the
-            same on every tensor-parallel rank, whose backward sums over them.
+            same on every tensor-parallel rank; backward sums over them.
         """
         hidden = None
         if self.pre_process:
@@ -43,16 +43,17 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
         hidden = self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=plan)
         if not self.post_process:
             return hidden  # type: ignore[no-any-return]
+        return self._for_head(hidden).squeeze(1).index_select(0, selected)
+
+    def _for_head(self, hidden: Tensor) -> Tensor:
+        """All of this context-parallel rank's tokens [L, 1, H], with what backward does to them."""
         group = self.pg_collection.tp
         if self.config.sequence_parallel:
             # Every rank's vocabulary shard contributes to the gradient: reduce-scatter it.
-            hidden = gather_from_sequence_parallel_region(
+            return gather_from_sequence_parallel_region(  # type: ignore[no-any-return]
                 hidden, tensor_parallel_output_grad=True, group=group
             )
-        else:
-            hidden = copy_to_tensor_model_parallel_region(hidden, group=group)
-        chosen: Tensor = hidden.squeeze(1).index_select(0, selected)
-        return chosen
+        return copy_to_tensor_model_parallel_region(hidden, group=group)  # type: ignore[no-any-return]
 
     def output_weight(self) -> Tensor:
         """[V / tp, H] weight of the output layer on the last chunk, tied or not."""

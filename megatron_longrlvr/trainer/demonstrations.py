@@ -115,10 +115,11 @@ class Demonstrations:
         return FileDemonstrations(kind, self.tokenizer, max_prompt_tokens=budget, seed=seed)
 
     def _pack(self, step: int, drawn: list[tuple[Prompt, str]]) -> PackedBatch:
+        scored = [self._as_scored(prompt, text) for prompt, text in drawn]
         batch = AdvantageBatch(
             step=step,
-            scored=[self._as_scored(prompt, text) for prompt, text in drawn],
-            advantages=[0.0] * len(drawn),
+            scored=scored,
+            advantages=[[0.0] * len(one.sample.token_ids) for one in scored],
             num_groups=len(drawn),
             num_dropped_groups=0,
         )

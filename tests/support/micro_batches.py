@@ -50,11 +50,14 @@ def _micro_batch(
     )
     total = sum(lengths)
     advantages = torch.randn(total, generator=generator) * is_response
+    rewards = torch.zeros(total)
+    rewards[[end - 1 for end in accumulate(lengths)]] = torch.arange(1.0, len(shape) + 1)
     behavior = -torch.rand(total, generator=generator) * 5 * is_response
     return MicroBatch(
         token_ids=torch.randint(0, VOCAB_SIZE, (total,), generator=generator),
         segments=[Segment(num_tokens=length) for length in lengths],
         is_response=is_response,
+        rewards=rewards,
         advantages=advantages,
         behavior_logprobs=behavior,
         loss_weights=weight * is_response.float(),

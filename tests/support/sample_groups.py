@@ -61,7 +61,7 @@ def _group(
         scored=[
             _scored(draw, prompt, index, length) for index, length in enumerate(response_tokens)
         ],
-        advantages=[draw.gauss(0, 1) for _ in response_tokens],
+        advantages=[[draw.gauss(0, 1)] * length for length in response_tokens],
         num_groups=1,
         num_dropped_groups=0,
     )

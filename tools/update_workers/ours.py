@@ -84,7 +84,7 @@ def packed(shape: Shape, vocab_size: int, config: AlgorithmConfig) -> PackedBatc
     batch = AdvantageBatch(
         step=1,
         scored=scored,
-        advantages=[draw.gauss(0, 1) for _ in scored],
+        advantages=[[draw.gauss(0, 1)] * shape.response for _ in scored],
         num_groups=1,
         num_dropped_groups=0,
     )

@@ -50,10 +50,14 @@ def algorithm(**settings):
 
 
 def advantage_batch(scored, advantages, *, step=0):
+    """Every token of a sample has the advantage given for it."""
     return AdvantageBatch(
         step=step,
         scored=scored,
-        advantages=advantages,
+        advantages=[
+            [value] * len(each.sample.token_ids)
+            for each, value in zip(scored, advantages, strict=True)
+        ],
         num_groups=len({each.sample.prompt.prompt_id for each in scored}),
         num_dropped_groups=0,
     )

@@ -29,17 +29,24 @@ def kept_ids(batch):
     return [(each.sample.prompt.prompt_id, each.sample.sample_index) for each in batch.scored]
 
 
+def by_sample(batch):
+    """The one advantage of each sample, which all of its tokens have."""
+    for values, each in zip(batch.advantages, batch.scored, strict=True):
+        assert values == [values[0]] * len(each.sample.token_ids)
+    return [values[0] for values in batch.advantages]
+
+
 def test_group_without_spread_is_dropped_and_counted():
     batch = assign_advantages(scored_batch(EQUAL, SPREAD), algorithm())
     assert kept_ids(batch) == [("p1", 0), ("p1", 1), ("p1", 2)]
-    assert batch.advantages == pytest.approx([-1.0, 0.0, 1.0])
+    assert by_sample(batch) == pytest.approx([-1.0, 0.0, 1.0])
     assert (batch.step, batch.num_groups, batch.num_dropped_groups) == (7, 2, 1)
 
 
 def test_group_without_spread_stays_with_advantage_zero_on_request():
     config = algorithm(drop_uninformative_groups=False)
     batch = assign_advantages(scored_batch(EQUAL, SPREAD), config)
-    assert batch.advantages == pytest.approx([0.0, 0.0, 0.0, -1.0, 0.0, 1.0])
+    assert by_sample(batch) == pytest.approx([0.0, 0.0, 0.0, -1.0, 0.0, 1.0])
     assert (batch.num_groups, batch.num_dropped_groups) == (2, 0)
 
 
@@ -48,7 +55,7 @@ def test_invalid_sample_is_left_out_and_its_siblings_are_judged_without_it(drops
     config = algorithm(advantage="dr_grpo", drop_uninformative_groups=drops)
     batch = assign_advantages(scored_batch([9.0, 1.0, 3.0], invalid={(0, 0)}), config)
     assert kept_ids(batch) == [("p0", 1), ("p0", 2)]
-    assert batch.advantages == pytest.approx([-1.0, 1.0])
+    assert by_sample(batch) == pytest.approx([-1.0, 1.0])
 
 
 @pytest.mark.parametrize("drops", [True, False])
@@ -76,7 +83,7 @@ def test_advantages_equal_those_of_a_batch_in_which_invalid_samples_never_were(k
     )
     left, alone = assign_advantages(whole, config), assign_advantages(survivors, config)
     assert kept_ids(left) == kept_ids(alone) == [("p", 0), ("p", 2), ("p", 3), ("p", 5)]
-    assert left.advantages == pytest.approx(alone.advantages, rel=FLOAT32_RTOL)
+    assert by_sample(left) == pytest.approx(by_sample(alone), rel=FLOAT32_RTOL)
 
 
 def test_group_of_invalid_samples_counts_as_dropped_whatever_the_rule():
@@ -93,7 +100,7 @@ def test_empty_batch_stays_empty():
 
 def test_kind_of_advantage_comes_from_the_recipe():
     batch = assign_advantages(scored_batch([1.0, 2.0, 6.0]), algorithm(advantage="rloo"))
-    assert batch.advantages == pytest.approx([-3.0, -1.5, 4.5])
+    assert by_sample(batch) == pytest.approx([-3.0, -1.5, 4.5])
 
 
 def whitened(*ranks, rank=0):
@@ -103,7 +110,7 @@ def whitened(*ranks, rank=0):
     peers = Peers(
         rank=rank, size=len(ranks), gather=lambda _: [batch.advantages for batch in batches]
     )
-    return whiten_advantages(batches[rank], peers).advantages
+    return by_sample(whiten_advantages(batches[rank], peers))
 
 
 def test_whitened_advantages_have_one_scale_over_all_ranks():
@@ -118,4 +125,4 @@ def test_whitening_leaves_alone_what_has_no_spread():
     assert whitened([], [SPREAD], rank=0) == []
     config = algorithm(drop_uninformative_groups=False)
     batch = assign_advantages(scored_batch(EQUAL), config)
-    assert whiten_advantages(batch).advantages == [0.0, 0.0, 0.0]
+    assert by_sample(whiten_advantages(batch)) == [0.0, 0.0, 0.0]

@@ -29,6 +29,7 @@ def micro_batch(segments, is_response, behavior):
         token_ids=torch.arange(size),
         segments=segments,
         is_response=flags,
+        rewards=0.0 * flags,
         advantages=2.0 * flags,
         behavior_logprobs=torch.tensor(behavior) * flags,
         loss_weights=0.25 * flags,
