@@ -22,14 +22,17 @@ examples:
   python -m launch chain  my.yaml --site mine.yaml --jobs 5    five of them, one after the other
   python -m launch submit my.yaml --site mine.yaml --job evaluate
   python -m launch submit my.yaml --site mine.yaml --job sweep --vary optimizer.lr=1e-6,2e-6
+  python -m launch submit my.yaml --site mine.yaml --nodes 4 --server-nodes 2
+                                                               vLLM on two further nodes
+  python -m launch submit stage.yaml --site mine.yaml --job data   a command for each shard
   python -m launch status my.yaml                              or the directory of the run;
                                                                so do logs, explain, attach, cancel
   python -m launch resume my.yaml                              queue the same script again
   python -m launch local tiny_cpu --procs 2                    the same without Slurm
 
 exit codes of a job and of `local`: 0 finished, 1 a rank failed, 2 a setting is wrong, 70 hung,
-74 a rank was killed, 75 the judge gave too few verdicts, 76 a node vanished, 78 no restarts left
-or no progress, 79 a node was unfit, 130 stopped.
+73 a rollout server died too often, 74 a rank was killed, 75 the judge gave too few verdicts, 76 a
+node vanished, 78 no restarts left or no progress, 79 a node was unfit, 130 stopped.
 """
 
 _Action = Callable[[argparse.Namespace], int]
@@ -104,6 +107,14 @@ def _add_job(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--job", choices=JOB_KINDS, default="train", help="default: train")
     verb.add_argument("--nodes", type=int, metavar="N", help="default: the profile's")
     verb.add_argument("--time", metavar="HH:MM:SS", help="default: the profile's")
+    verb.add_argument(
+        "--server-nodes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="further nodes that rollout servers run on",
+    )
+    verb.add_argument("--heterogeneous", action="store_true", help="ask for those nodes separately")
     verb.add_argument(
         "--vary",
         action="append",

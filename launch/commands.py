@@ -14,6 +14,7 @@ from launch.local import run_local
 from launch.render import write_job
 from launch.requeue import Limits, checkpoint_step, list_attempts
 from launch.site import NodeSection, Site, load_site
+from launch.stage import load_stage
 from launch.watch import WatchOptions
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
@@ -146,6 +147,8 @@ def _render(parsed: argparse.Namespace) -> tuple[Job, Path]:
         nodes=parsed.nodes,
         time=parsed.time,
         sweep=parsed.vary,
+        server_nodes=parsed.server_nodes,
+        is_heterogeneous=parsed.heterogeneous,
     )
     job = plan_job(request, site)
     return job, write_job(job, site, command=parsed.command, workdir=Path.cwd())
@@ -156,6 +159,8 @@ def _base(parsed: argparse.Namespace) -> Path:
     given = Path(parsed.recipe)
     if given.is_dir():
         return queue.base_of(given.absolute(), parsed.job)
+    if parsed.job == "data":
+        return Path(load_stage(parsed.recipe, parsed.overrides).dir).absolute()
     config = load_config(parsed.recipe, parsed.overrides, TrainConfig)
     return queue.base_of(run_dir_of(config), parsed.job)
 

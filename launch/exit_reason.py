@@ -9,6 +9,7 @@ Exit codes of agents and job scripts:
     1    failed: a rank ended with an error
     2    a setting or a file is wrong
     70   the ranks hung and were killed, with their stacks in the log
+    73   a rollout server died more often than it may
     74   a rank was killed (SIGKILL: out of memory, or hardware)
     75   the judge gave too few verdicts; the ranks have saved a checkpoint and ended
     76   a node vanished without a word
@@ -40,6 +41,7 @@ class Cause(Enum):
     SETTING = "setting"
     HUNG = "hung"
     KILLED = "killed"
+    SERVER = "server"
     LOST = "lost"
     REFUSED = "refused"
     UNFIT = "unfit"
@@ -56,6 +58,7 @@ EXIT_CODES = {
     Cause.SETTING: 2,
     Cause.HUNG: 70,
     Cause.KILLED: 74,
+    Cause.SERVER: 73,
     Cause.LOST: 76,
     Cause.REFUSED: 78,
     Cause.UNFIT: 79,

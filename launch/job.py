@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from launch.site import Site, seconds_of
+from launch.stage import STAGE_STEPS, DataStage, load_stage
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
@@ -17,7 +18,10 @@ from megatron_longrlvr.errors import ConfigError
 
 CHECKOUT = Path(__file__).parent.parent
 
-JobKind = Literal["train", "evaluate", "convert", "sweep"]
+JobKind = Literal["train", "evaluate", "convert", "sweep", "data"]
+# Where nodes keep what the others do not see.
+_NODE_LOCAL = ("/dev/shm", "/tmp")
+
 JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
 
 
@@ -32,6 +36,28 @@ class JobRequest:
     time: str | None = None
     sweep: Sequence[str] = ()
     """``key=a,b,c`` for each setting that a sweep varies; it takes every combination."""
+
+    server_nodes: int = 0
+    """Nodes for rollout servers, besides ``nodes`` for the trainer."""
+
+    is_heterogeneous: bool = False
+    """Ask for the two kinds of nodes separately, as a heterogeneous job."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerGroup:
+    """The rollout servers of a job."""
+
+    nodes: int
+    per_node: int
+    is_heterogeneous: bool
+    arguments: Sequence[str]
+    """Of each server's interpreter; ``{port}`` stands for its port."""
+
+    @property
+    def count(self) -> int:
+        """Servers of the job."""
+        return self.nodes * self.per_node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +74,16 @@ class Job:
     """Ranks on each node."""
 
     time: str
-    configs: Sequence[TrainConfig]
-    """Resolved recipes, one but for a sweep."""
+    configs: Sequence[TrainConfig] = ()
+    """Resolved recipes: one, several for a sweep, none for a data stage."""
 
     arguments: Sequence[str] = ()
-    """Of every rank's interpreter; a sweep names them for each task."""
+    """Of every rank's interpreter; a sweep and a data stage name them for each task."""
+
+    servers: ServerGroup | None = None
+    """On nodes of their own."""
+
+    stage: DataStage | None = None
 
     steps: int = 0
     """Training steps that it is to get to; 0 where it does not train."""
@@ -84,7 +115,10 @@ def plan_job(request: JobRequest, site: Site) -> Job:
     if (request.kind == "sweep") != bool(request.sweep):
         raise ConfigError("a sweep needs --vary key=a,b,c at least once, and no other job has it")
     sized = _Size(nodes=nodes, processes=site.processes_per_node, time=time)
-    return _PLANNERS[request.kind](request, sized)
+    job = _PLANNERS[request.kind](request, sized)
+    if request.server_nodes == 0 and not request.is_heterogeneous:
+        return job
+    return replace(job, servers=_plan_servers(request, job, site))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +214,59 @@ def _plan_sweep(request: JobRequest, size: _Size) -> Job:
     )
 
 
+def _plan_servers(request: JobRequest, job: Job, site: Site) -> ServerGroup:
+    """The servers that a training job is to have on nodes of their own."""
+    if job.kind != "train" or request.server_nodes < 1:
+        raise ConfigError(
+            f"--server-nodes {request.server_nodes}: servers belong to --job train, and "
+            "--heterogeneous needs at least one node for them"
+        )
+    if site.servers.node is not None and not request.is_heterogeneous:
+        raise ConfigError(
+            "servers.node of the profile asks for nodes of another kind, which one request cannot; "
+            "use --heterogeneous"
+        )
+    rollout = job.configs[0].rollout
+    if rollout.engine != "vllm_server" or rollout.server.urls:
+        raise ConfigError(
+            f"--server-nodes {request.server_nodes} needs rollout.engine=vllm_server and no "
+            f"rollout.server.urls, got {rollout.engine} and {rollout.server.urls}"
+        )
+    if rollout.server.transfer_dir.startswith(_NODE_LOCAL):
+        raise ConfigError(
+            f"rollout.server.transfer_dir={rollout.server.transfer_dir} is memory or disk of one "
+            "node; name a folder that the servers' nodes share with the trainer's"
+        )
+    gpus, wanted = site.server_node.gpus, rollout.vllm.tensor_parallel
+    if gpus and wanted > gpus:
+        raise ConfigError(
+            f"rollout.vllm.tensor_parallel={wanted} is above the {gpus} GPUs of a server's node"
+        )
+    recipe = str(job.folder / "recipe.json")
+    return ServerGroup(
+        nodes=request.server_nodes,
+        per_node=max(gpus // wanted, 1),
+        is_heterogeneous=request.is_heterogeneous,
+        arguments=("-m", "megatron_longrlvr", "serve", recipe, "--port", "{port}"),
+    )
+
+
+def _plan_data(request: JobRequest, size: _Size) -> Job:
+    stage = load_stage(request.recipe, request.overrides)
+    if request.nodes not in {None, 1}:
+        raise ConfigError(f"--nodes {request.nodes}: a shard runs on one node; use more shards")
+    sized = asdict(size) | {"nodes": 1, "processes": 1}
+    return Job(
+        kind="data",
+        name=stage.name,
+        base=Path(stage.dir).absolute(),
+        **sized,
+        stage=stage,
+        steps=STAGE_STEPS,
+        array=stage.shards,
+    )
+
+
 def combinations(varied: Sequence[str]) -> list[tuple[str, ...]]:
     """Overrides of every combination, the last key varying fastest.
 
@@ -200,4 +287,5 @@ _PLANNERS: dict[JobKind, Callable[[JobRequest, _Size], Job]] = {
     "evaluate": _plan_evaluate,
     "convert": _plan_convert,
     "sweep": _plan_sweep,
+    "data": _plan_data,
 }

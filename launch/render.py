@@ -1,7 +1,8 @@
 """A job as files: the script a person can read and submit by hand, its recipe, and the library.
 
 BASE/job/job.sbatch     BASE is the run's directory, or evaluate/ or convert/ in it
-BASE/job/recipe.json    resolved, every default included (recipes/000.json ... for a sweep)
+BASE/job/recipe.json    resolved, every default included (recipes/000.json ... for a sweep,
+                        stage.json for a data stage)
 BASE/job/lib.sh         as it was when the script was written
 BASE/job/job.json       for `launch status` and the like
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from launch.job import CHECKOUT, Job
-from launch.site import ApptainerContainer, PyxisContainer, Site
+from launch.site import ApptainerContainer, NodeSection, PyxisContainer, Site
 from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.observability.files import write_atomically
 
@@ -26,10 +27,15 @@ JOB_FILE = "job.json"
 _SLURM = CHECKOUT / "slurm"
 _TITLES = {
     "train": "Training: the policy learns and samples in the same processes.",
+    "servers": "Training, with rollout servers on nodes of their own.",
     "evaluate": "Evaluation of the run's newest checkpoint.",
     "convert": "The run's newest checkpoint as a Hugging Face folder.",
     "sweep": "Sweep: one training run for each combination of settings.",
+    "data": "Data stage: one task for each shard.",
 }
+
+# Sorts of job whose steps differ from those of all others.
+_OWN_TEMPLATE = frozenset({"sweep", "data", "servers"})
 
 
 def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path) -> str:
@@ -49,9 +55,11 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
     )
     environment.filters["quote"] = _quote
     environment.filters["quoted"] = lambda values: " ".join(map(_quote, values))
-    template = "sweep.sbatch.j2" if job.kind == "sweep" else "job.sbatch.j2"
+    sort = "servers" if job.servers is not None else job.kind
+    template = f"{sort if sort in _OWN_TEMPLATE else 'job'}.sbatch.j2"
+    preflight = site.preflight
     return environment.get_template(template).render(
-        title=_TITLES[job.kind],
+        title=_TITLES[sort],
         command=shlex.join(command),
         directives=_directives(job, site, workdir),
         folder=str(job.folder),
@@ -66,6 +74,9 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
         nodes=job.nodes,
         processes=job.processes,
         arguments=job.arguments,
+        servers=job.servers,
+        server_node=site.server_node,
+        preflight=f"--wait {preflight.wait_s} --max-skew {preflight.max_skew_s}",
     )
 
 
@@ -77,6 +88,8 @@ def write_job(job: Job, site: Site, *, command: Sequence[str], workdir: Path) ->
         (job.folder / "recipes").mkdir(exist_ok=True)
         for index, config in enumerate(job.configs):
             write_config(config, job.folder / "recipes" / f"{index:03d}.json")
+    elif job.stage is not None:
+        write_config(job.stage, job.folder / "stage.json")
     else:
         write_config(job.configs[0], job.folder / "recipe.json")
     write_atomically(job.folder / "lib.sh", (_SLURM / "lib.sh").read_text(encoding="utf-8"))
@@ -93,10 +106,46 @@ def _quote(value: object) -> str:
 
 
 def _directives(job: Job, site: Site, workdir: Path) -> list[str]:
-    node = site.node
+    log = "%A-%a.log" if job.array else "%j.log"
+    servers = job.servers
+    is_flat = servers is not None and not servers.is_heterogeneous
+    nodes = job.nodes + servers.nodes if servers is not None and is_flat else job.nodes
+    directives = [
+        f"--job-name={job.name}",
+        *_request(site, site.node, nodes=nodes),
+        *_array(job),
+        f"--time={job.time}",
+        f"--chdir={workdir}",
+        f"--output={job.folder}/{log}",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=B:USR1@{site.supervision.warning_s}",
+        *site.directives,
+    ]
+    if servers is None or is_flat:
+        return directives
+    place = {
+        "partition": site.servers.partition or site.partition,
+        "constraint": site.servers.constraint or site.constraint,
+    }
+    return [
+        *directives,
+        "hetjob",
+        *_request(site.model_copy(update=place), site.server_node, nodes=servers.nodes),
+    ]
+
+
+def _array(job: Job) -> list[str]:
+    if not job.array:
+        return []
+    together = job.stage.max_concurrent if job.stage is not None else None
+    return [f"--array=0-{job.array - 1}{f'%{together}' if together else ''}"]
+
+
+def _request(site: Site, node: NodeSection, *, nodes: int) -> list[str]:
+    """Which nodes, and what of each."""
     gpus = f"{node.gpu_type}:{node.gpus}" if node.gpu_type else str(node.gpus)
     request = f"--gres=gpu:{gpus}" if node.gpu_request == "gres" else f"--gpus-per-node={gpus}"
-    log = "%A-%a.log" if job.array else "%j.log"
     optional = {
         "--partition": site.partition,
         "--account": site.account,
@@ -106,22 +155,13 @@ def _directives(job: Job, site: Site, workdir: Path) -> list[str]:
         "--exclude": ",".join(site.exclude) or None,
         "--cpus-per-task": node.cpus,
         "--mem": node.memory,
-        "--array": f"0-{job.array - 1}" if job.array else None,
     }
     return [
-        f"--job-name={job.name}",
-        f"--nodes={job.nodes}",
+        f"--nodes={nodes}",
         "--ntasks-per-node=1",
         *([request] if node.gpus else []),
         *(["--exclusive"] if node.exclusive else []),
         *(f"{option}={value}" for option, value in optional.items() if value is not None),
-        f"--time={job.time}",
-        f"--chdir={workdir}",
-        f"--output={job.folder}/{log}",
-        "--open-mode=append",
-        "--requeue",
-        f"--signal=B:USR1@{site.supervision.warning_s}",
-        *site.directives,
     ]
 
 

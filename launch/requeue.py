@@ -28,7 +28,10 @@ from megatron_longrlvr.observability.files import write_atomically
 BEGIN_FILE = "begin.json"
 FINISHED_FILE = "finished.json"
 
-_NODE_LOSSES = frozenset({Cause.HUNG, Cause.KILLED, Cause.LOST, Cause.UNFIT})
+_NODE_LOSSES = frozenset({Cause.HUNG, Cause.KILLED, Cause.SERVER, Cause.LOST, Cause.UNFIT})
+
+# Ends after which the other nodes may not have found the time for a word of their own.
+_EXPLAINS_SILENCE = frozenset({Cause.SETTING, Cause.HUNG, Cause.KILLED, Cause.SERVER})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +177,7 @@ _TERMINATED = NodeExit(
 def _reason(exits: list[NodeExit], num_nodes: int) -> NodeExit:
     found = primary(exits)
     silent = num_nodes - len(exits)
-    is_explained = found is not None and found.cause in {Cause.SETTING, Cause.HUNG, Cause.KILLED}
+    is_explained = found is not None and found.cause in _EXPLAINS_SILENCE
     if silent > 0 and not is_explained:
         ended = ", ".join(sorted(reason.node for reason in exits)) or "none"
         return NodeExit(

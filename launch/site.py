@@ -24,6 +24,7 @@ TimeLimit = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")]
 
 # One word of a job script: nothing that a shell or sbatch would read as more than that.
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:=@%+/\[\]-]+$")]
+_Constraint = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.&|*()\[\]-]+$")]
 _VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 # Seconds for the job script to record why it ended and to ask for its requeue.
@@ -113,6 +114,15 @@ class SupervisionSection(Section):
     max_stalled: int = Field(default=2, ge=0)
     """Restarts in a row from one and the same checkpoint; the next one ends the job."""
 
+    server_start_timeout_s: int = Field(default=1800, gt=0)
+    """For rollout servers on nodes of their own: from start to the first good health check."""
+
+    server_silence_timeout_s: int = Field(default=120, gt=0)
+    """A rollout server without a good health check for so long is started again."""
+
+    max_server_restarts: int = Field(default=3, ge=0)
+    """Of the servers of one node, before their death ends the job."""
+
     @model_validator(mode="after")
     def _leaves_time_to_conclude(self) -> SupervisionSection:
         if self.stop_grace_s > self.warning_s - CONCLUDE_S:
@@ -134,6 +144,18 @@ class PreflightSection(Section):
     """Between the clocks of two nodes."""
 
 
+class ServerNodesSection(Section):
+    """Nodes for rollout servers, in jobs that have any."""
+
+    node: NodeSection | None = None
+    """Like the profile's ``node`` if None."""
+
+    partition: _Word | None = None
+    """Of their part of a heterogeneous job; the profile's if None."""
+
+    constraint: _Constraint | None = None
+
+
 class Site(Section):
     """One cluster."""
 
@@ -141,7 +163,7 @@ class Site(Section):
     partition: _Word | None = None
     account: _Word | None = None
     qos: _Word | None = None
-    constraint: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.&|*()\[\]-]+$")
+    constraint: _Constraint | None = None
     reservation: _Word | None = None
     exclude: list[_Word] = []
     """Nodes that jobs stay away from."""
@@ -156,6 +178,7 @@ class Site(Section):
     """Limit of a job; ``--time`` replaces it."""
 
     node: NodeSection = NodeSection()
+    servers: ServerNodesSection = ServerNodesSection()
     modules: list[_Word] = []
     """Loaded in the job script, in this order."""
 
@@ -171,6 +194,11 @@ class Site(Section):
 
     preflight: PreflightSection = PreflightSection()
     supervision: SupervisionSection = SupervisionSection()
+
+    @property
+    def server_node(self) -> NodeSection:
+        """What a job takes of a node with rollout servers."""
+        return self.servers.node or self.node
 
     @property
     def processes_per_node(self) -> int:

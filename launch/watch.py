@@ -101,7 +101,7 @@ class Watch:
         others = [
             reason
             for reason in read_node_exits(self._attempt)
-            if reason.node != self._node and reason.role == self._role and reason.explains_others
+            if (reason.node, reason.role) != (self._node, self._role) and reason.explains_others
         ]
         if others:
             self._follow(others)
@@ -116,7 +116,8 @@ class Watch:
         assert reason is not None, "called with at least one"
         if reason.cause is Cause.HUNG:
             self._print_stacks()
-        self._end(self._exit(Cause.FOLLOWED, f"{reason.node}: {reason.detail}"))
+        where = reason.node if reason.role == self._role else f"{reason.role} on {reason.node}"
+        self._end(self._exit(Cause.FOLLOWED, f"{where}: {reason.detail}"))
 
     def _hung_ranks(self) -> list[int]:
         limit = self._options.hang_timeout_s

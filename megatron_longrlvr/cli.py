@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,evaluate,score,report,audit,theory}``.
+"""The command line: ``longrlvr {train,sft,serve,evaluate,score,report,audit,theory}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,6 +53,16 @@ hf/ in the run directory, that a GRPO recipe's model.path can name:
 
   longrlvr sft toy_sft run.dir=runs/start
   longrlvr train tiny_cpu model.path=runs/start/hf
+"""
+_SERVE_EXAMPLES = """
+Runs vLLM's server with the options that a run of this recipe needs (rollout.engine=vllm_server),
+for nodes that the run does not reach by itself; rollout.server.urls tells the run where it is:
+
+  longrlvr serve my.yaml --port 8000
+  longrlvr train my.yaml 'rollout.server.urls=[http://node7:8000]' \\
+      rollout.server.transfer_dir=/shared/transfer
+
+`python -m launch submit my.yaml --server-nodes N` does both in one job.
 """
 _EVALUATE_EXAMPLES = """
 Give a run directory to measure its newest checkpoint, or a recipe to measure the model it starts
@@ -118,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     sft = _command(commands, "sft", "train on demonstrations of the toy task", _SFT_EXAMPLES, _sft)
     _add_recipe(sft)
+
+    serve = _command(commands, "serve", "run a rollout server", _SERVE_EXAMPLES, _serve)
+    _add_recipe(serve)
+    serve.add_argument("--host", default="0.0.0.0", help="default: all interfaces")
+    serve.add_argument("--port", type=_positive, required=True, metavar="N")
 
     evaluate = _command(
         commands, "evaluate", "measure a policy on held-out prompts", _EVALUATE_EXAMPLES, _evaluate
@@ -284,6 +300,18 @@ def _sft(arguments: argparse.Namespace) -> int:
     from megatron_longrlvr.trainer.sft import run_sft
 
     return run_sft(config)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.config.load import load_config
+    from megatron_longrlvr.config.schema import TrainConfig
+    from megatron_longrlvr.trainer.serving import command_for, serve
+
+    config = load_config(arguments.recipe, arguments.overrides, TrainConfig)
+    if arguments.dry_run:
+        print(shlex.join(command_for(config).arguments))  # noqa: T201 - the command's result
+        return 0
+    serve(config, host=arguments.host, port=arguments.port)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

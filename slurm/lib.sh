@@ -12,11 +12,18 @@
 #   limits         array: --max-restarts N --max-stalled N
 #   watch_options  array: --hang-timeout S --stop-grace S --kill-grace S
 #   lost_node_wait seconds for Slurm to requeue the job itself after a node was lost
+# and, with rollout servers (job_serve and job_wait_for_servers come before job_run):
+#   server_options array: --start-timeout S --silence-timeout S --max-restarts N
+#   on_train       array: options of srun for the trainer's nodes; job_share_nodes sets both, or the
+#   on_serve       job script does, such as --het-group=1
 
 is_warned=false
 is_terminated=false
 num_agents=0
 step_pids=()
+server_pids=()
+on_train=()
+on_serve=()
 
 job_say() { echo "$(date '+%F %T') job: $*" >&2; }
 
@@ -109,6 +116,47 @@ job_may_requeue() {
   ! $is_terminated && job_slurm scontrol -o show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'
 }
 
+# Shares out the nodes of the job: job_share_nodes NUMBER, so many to the trainer, the others to
+# rollout servers.
+job_share_nodes() {
+  local names
+  mapfile -t names < <(job_slurm scontrol show hostnames "$SLURM_JOB_NODELIST")
+  on_train=(--overlap --nodelist="$(IFS=, && echo "${names[*]:0:$1}")")
+  on_serve=(--overlap --nodelist="$(IFS=, && echo "${names[*]:$1}")")
+}
+
+# Starts rollout servers: job_serve NODES SERVERS_PER_NODE ARGUMENTS... where the arguments are those
+# of the interpreter of each server, with {port} for its port. Returns at once.
+job_serve() {
+  local nodes="$1" servers="$2"
+  shift 2
+  num_agents=$((num_agents + nodes))
+  srun "${on_serve[@]}" --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 \
+    --kill-on-bad-exit=0 --wait=120 --output="$attempt/serve-%N.log" "${srun_options[@]}" \
+    "${in_step[@]}" "${python[@]}" -m launch.servers run --attempt "$attempt" \
+    --servers "$servers" "${server_options[@]}" -- "$@" &
+  server_pids+=($!)
+}
+
+# Waits until all servers answer: job_wait_for_servers NUMBER SECONDS; their addresses, separated by
+# commas, are then in $servers. The job ends where they do not come up, or where it is told to.
+job_wait_for_servers() {
+  local pid status=0
+  job_say "waiting for $1 rollout servers"
+  job_python -m launch.servers addresses --attempt "$attempt" --count "$1" --wait "$2" \
+    >"$attempt/servers.txt" &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    # Told to stop, it sees that by itself; a job that is to end does not wait for it.
+    if $is_terminated; then kill "$pid" 2>/dev/null || true; fi
+    status=0
+    wait "$pid" || status=$?
+  done
+  if [[ $status -ne 0 ]] || $is_terminated; then job_end; fi
+  servers="$(<"$attempt/servers.txt")"
+  job_say "rollout servers: $servers"
+}
+
 # Starts one agent on each of some nodes: job_run ROLE NODES PROCESSES_PER_NODE ARGUMENTS...
 # where the arguments are those of the interpreter. Returns at once; job_end waits.
 job_run() {
@@ -116,22 +164,31 @@ job_run() {
   shift 3
   num_agents=$((num_agents + nodes))
   # The agents end together by themselves; --wait is for the case that one of them cannot.
-  srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=120 \
-    --output="$attempt/$role-%N.log" "${srun_options[@]}" "${in_step[@]}" "${python[@]}" \
-    -m launch.agent --attempt "$attempt" --role "$role" --procs "$processes" \
+  srun "${on_train[@]}" --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 \
+    --kill-on-bad-exit=0 --wait=120 --output="$attempt/$role-%N.log" "${srun_options[@]}" \
+    "${in_step[@]}" "${python[@]}" -m launch.agent --attempt "$attempt" --role "$role" --procs "$processes" \
     "${watch_options[@]}" -- "$@" &
   step_pids+=($!)
 }
 
-# Waits for the steps, records why they ended and ends or requeues the job accordingly.
-job_end() {
-  local pid status=0 flags=()
-  for pid in "${step_pids[@]}"; do
-    # A signal ends `wait` early; the step goes on.
+# Waits for processes. A signal ends `wait` early; the step goes on.
+job_wait() {
+  local pid
+  for pid in "$@"; do
     while kill -0 "$pid" 2>/dev/null; do
       wait "$pid" || true
     done
   done
+}
+
+# Waits for the steps, records why they ended and ends or requeues the job accordingly.
+job_end() {
+  local status=0 flags=()
+  job_wait "${step_pids[@]}"
+  if [[ ${#server_pids[@]} -gt 0 ]]; then
+    touch "$attempt/servers-stop"
+    job_wait "${server_pids[@]}"
+  fi
   if $is_terminated; then
     flags=(--terminated)
   elif $is_warned; then

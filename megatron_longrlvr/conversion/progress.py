@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from megatron_longrlvr.observability.heartbeat import beat
+
 Advance = Callable[[int], None]
 """Told the bytes that are done since the last call."""
 
@@ -43,7 +45,12 @@ def progress_bar(title: str, *, total_bytes: int, is_shown: bool = True) -> Iter
     console = Console(stderr=True, highlight=False)
     with Progress(*columns, console=console, disable=not is_shown) as progress:
         task = progress.add_task(title, total=total_bytes)
-        yield lambda done: progress.advance(task, done)
+
+        def advance(done: int) -> None:
+            beat()
+            progress.advance(task, done)
+
+        yield advance
 
 
 def ignore_progress(done: int) -> None:

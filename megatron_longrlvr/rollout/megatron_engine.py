@@ -33,6 +33,7 @@ from megatron_longrlvr.model.logprobs import shard_logits
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.model.rope import inverse_frequencies, rotation
 from megatron_longrlvr.model.sequence_plan import plan_sequences
+from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
@@ -139,6 +140,7 @@ class MegatronEngine:
             on_sample=on_sample,
         )
         while self._is_pass_due(state):
+            beat()
             if slots := self._admit(state):
                 self._prefill(state, slots)
             elif state.running:

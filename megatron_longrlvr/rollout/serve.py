@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
-_SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "vllm.entrypoints.openai.api_server"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # For the server to let go of shared memory.
 _GRACE_S = 5.0
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         sys.exit("the run that started this server has ended")
-    server = subprocess.Popen([sys.executable, "-m", _SERVER, *options])
+    server = subprocess.Popen([sys.executable, "-m", SERVER, *options])
     try:
         return server.wait()
     except _AskedToEnd:

@@ -14,6 +14,7 @@ from typing import Any
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.errors import RefitMismatch
+from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import gather_objects
 from megatron_longrlvr.parallel.device import has_cuda
 from megatron_longrlvr.parallel.groups import ProcessGroups
@@ -221,6 +222,7 @@ class VllmColocatedEngine:
             use_tqdm=False,
         )
         self._sleep()
+        beat()
         return [self._read(output) for output in outputs]
 
     def _read(self, output: Any) -> _Written:  # noqa: ANN401

@@ -12,6 +12,7 @@ from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.http.background import BackgroundLoop
 from megatron_longrlvr.model.policy import Policy
+from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.collectives import gather_objects
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.refit.server_publisher import ServerPublisher
@@ -69,7 +70,7 @@ def _build_colocated(
     config: TrainConfig, policy: Policy, tokenizer: Tokenizer, stop_ids: frozenset[int]
 ) -> OwnEngine:
     vllm = config.rollout.vllm
-    llm = start_llm(_engine_shape(config, policy), vllm)
+    llm = start_llm(engine_shape(config, policy.spec, rank=policy.groups.rank), vllm)
     # Imports vLLM, which is known to be there by now.
     from megatron_longrlvr.refit.publisher import ProcessPublisher
     from megatron_longrlvr.rollout.vllm_colocated import VllmColocatedEngine
@@ -128,7 +129,9 @@ def _start_servers(
         try:
             require_vllm("vllm_server")
             processes = start_servers(
-                server_command(_engine_shape(config, policy), config.rollout.vllm),
+                server_command(
+                    engine_shape(config, policy.spec, rank=policy.groups.rank), config.rollout.vllm
+                ),
                 count=server.num_servers,
                 logs=Path(config.run.dir) / "logs",
                 timeout_s=server.start_timeout_s,
@@ -148,20 +151,22 @@ def _check_one_node(groups: ProcessGroups) -> None:
     if len(nodes) > 1:
         raise ConfigError(
             f"rollout.engine=vllm_server starts servers that only their own node can reach, and "
-            f"the ranks are on {len(nodes)}; start them yourself and give rollout.server.urls"
+            f"the ranks are on {len(nodes)}; `launch submit --server-nodes N` starts them on nodes "
+            "of their own, or start them with `longrlvr serve` and give rollout.server.urls"
         )
 
 
-def _engine_shape(config: TrainConfig, policy: Policy) -> EngineShape:
+def engine_shape(config: TrainConfig, spec: ModelSpec, *, rank: int) -> EngineShape:
+    """What an engine for this recipe's model is built for."""
     rollout = config.rollout
     longest = config.data.max_prompt_tokens + rollout.max_response_tokens
     return EngineShape(
         model_folder=model_folder(config.model.path),
         dtype=config.model.dtype,
-        head_dim=policy.spec.head_dim,
+        head_dim=spec.head_dim,
         max_model_len=rollout.vllm.max_model_len or longest,
         max_concurrent_samples=rollout.max_concurrent_samples,
-        rank=policy.groups.rank,
+        rank=rank,
     )
 
 

@@ -68,6 +68,28 @@ def test_sweep_trains_every_combination_and_its_runs_are_evaluated_and_converted
     assert (run / "convert" / "hf" / "model.safetensors").is_file()
 
 
+def test_data_stage_runs_each_shard_and_again_only_those_that_failed(tmp_path, profile):
+    stage, out = tmp_path / "stage.yaml", tmp_path / "out"
+    program = f"echo once more >> {out}/$0; test $0 != 1 -o -e {out}/mended"
+    content = {
+        "name": "lines",
+        "dir": str(tmp_path / "stage"),
+        "shards": 3,
+        "command": ["bash", "-c", program, "{shard}"],
+    }
+    stage.write_text(yaml.safe_dump(content))
+    out.mkdir()
+    asked = ["submit", stage, "--site", profile, "--job", "data"]
+    for last_state in ("FAILED", "COMPLETED"):
+        launched(*asked)
+        array = queue.submitted_jobs(tmp_path / "stage")[-1]
+        states = [wait_for_end(f"{array}_{shard}").state for shard in range(3)]
+        assert states == ["COMPLETED", last_state, "COMPLETED"]
+        (out / "mended").touch()
+    assert [len((out / str(shard)).read_text().splitlines()) for shard in range(3)] == [1, 2, 1]
+    assert len(list((tmp_path / "stage" / "00001").glob("*-0/data-*.log"))) == 2
+
+
 def test_check_asks_slurm_and_queues_nothing(tmp_path, profile, capsys):
     launched("check", "tiny_cpu", "--site", profile, f"run.dir={tmp_path}/run")
     assert "to start at" in capsys.readouterr().out

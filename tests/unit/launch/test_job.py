@@ -81,3 +81,53 @@ def test_what_cannot_run_is_refused_with_its_key(overrides, request_fields, mess
 def test_varied_setting_must_have_values():
     with pytest.raises(ConfigError, match="--vary 'lr=' must read key=a,b,c"):
         combinations(["lr="])
+
+
+SERVED = (
+    "rollout.engine=vllm_server",
+    "algorithm.proximal=recompute",
+    "rollout.server.transfer_dir=/lustre/transfer",
+)
+GPUS = Site(name="mine", node=NodeSection(gpus=8))
+WIDE = ("rollout.prompts_per_step=8", "algorithm.updates_per_step=1")
+
+
+def plan_servers(*overrides, site=GPUS, **request):
+    request = {"server_nodes": 2, **request}
+    return plan_job(
+        JobRequest(recipe="tiny_cpu", overrides=(*WIDE, *SERVED, *overrides), **request), site
+    )
+
+
+def test_a_node_has_as_many_servers_as_its_gpus_hold():
+    assert plan_servers("rollout.vllm.tensor_parallel=4").servers.per_node == 2
+    assert plan_servers("rollout.vllm.tensor_parallel=8").servers.count == 2
+    assert plan().servers is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "request_fields", "message"),
+    [
+        pytest.param(["rollout.engine=megatron"], {}, "rollout.engine=vllm_server", id="engine"),
+        pytest.param(
+            ["rollout.server.transfer_dir=/dev/shm"], {}, "transfer_dir=/dev/shm", id="not-shared"
+        ),
+        pytest.param(
+            ["rollout.server.urls=[http://a:1]"], {}, "no rollout.server.urls", id="others"
+        ),
+        pytest.param(["rollout.vllm.tensor_parallel=16"], {}, "above the 8 GPUs", id="too-wide"),
+        pytest.param([], {"server_nodes": 0, "is_heterogeneous": True}, "at least one", id="none"),
+        pytest.param([], {"kind": "convert"}, "belong to --job train", id="other-job"),
+    ],
+)
+def test_servers_that_cannot_be_are_refused_with_the_key(overrides, request_fields, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_servers(*overrides, **request_fields)
+
+
+def test_nodes_of_another_kind_need_a_request_of_their_own():
+    content = {"name": "mine", "node": {"gpus": 8}, "servers": {"node": {"gpus": 4}}}
+    site = Site.model_validate(content)
+    with pytest.raises(ConfigError, match="use --heterogeneous"):
+        plan_servers(site=site)
+    assert plan_servers(site=site, is_heterogeneous=True).servers.per_node == 4

@@ -13,6 +13,7 @@ import pytest
 from launch.job import CHECKOUT, JobRequest, plan_job
 from launch.render import render_script, write_job
 from launch.site import Site
+from launch.stage import DataStage
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
 
@@ -50,19 +51,48 @@ SITES = {
         "setup": ["ulimit -n 4096"],
     },
     "sweep": {"node": CPU_NODE, "time": "1-00:00:00"},
+    "data": {"node": CPU_NODE},
+    "flat": {"nodes": 2, "node": {"gpus": 8, "cpus": 96}},
+    "heterogeneous": {
+        "partition": "gpu",
+        "nodes": 2,
+        "node": {"gpus": 8, "cpus": 96},
+        "servers": {"partition": "inference", "node": {"gpus": 4, "cpus": 48, "memory": "256G"}},
+    },
 }
+SERVERS = ("rollout.engine=vllm_server", "rollout.server.transfer_dir=/lustre/transfer")
+STAGE = """
+name: questions
+dir: /lustre/data/questions
+shards: 64
+max_concurrent: 8
+command: [longrlvr, data, questions, "documents/{shard:05d}.jsonl"]
+"""
 
 
-def job_and_site(kind, folder="/lustre/runs/mine"):
+def job_and_site(kind, folder="/lustre/runs/mine", *, stage=None):
     site = Site.model_validate({"name": "golden", **SITES[kind]})
+    if kind == "data":
+        return plan_job(JobRequest(recipe=str(stage), overrides=(), kind="data"), site), site
     overrides = (f"run.dir={folder}", "rollout.prompts_per_step=32", "algorithm.updates_per_step=1")
-    sweep = ("optimizer.lr=1e-6,2e-6",) if kind == "sweep" else ()
-    request = JobRequest(recipe="tiny_cpu", overrides=overrides, kind=kind, sweep=sweep)
+    has_servers = kind in {"flat", "heterogeneous"}
+    request = JobRequest(
+        recipe="tiny_cpu",
+        overrides=(*overrides, "algorithm.proximal=recompute", *SERVERS)
+        if has_servers
+        else overrides,
+        kind="train" if has_servers else kind,
+        sweep=("optimizer.lr=1e-6,2e-6",) if kind == "sweep" else (),
+        server_nodes=3 if has_servers else 0,
+        is_heterogeneous=kind == "heterogeneous",
+    )
     return plan_job(request, site), site
 
 
-def rendered(kind):
-    job, site = job_and_site(kind)
+def rendered(kind, tmp_path):
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(STAGE)
+    job, site = job_and_site(kind, stage=stage)
     command = ["python", "-m", "launch", "render", "tiny_cpu", "--site", "golden.yaml"]
     text = render_script(job, site, command=command, workdir=Path("/lustre/work"))
     return text.replace(str(CHECKOUT), "/lustre/longrlvr")
@@ -80,18 +110,18 @@ def shellcheck(*paths):
 
 
 @pytest.mark.parametrize("kind", SITES)
-def test_job_script_is_the_golden_one(kind):
-    path = GOLDEN / f"{kind}.sbatch"
+def test_job_script_is_the_golden_one(kind, tmp_path):
+    path, text = GOLDEN / f"{kind}.sbatch", rendered(kind, tmp_path)
     if os.environ.get("REWRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(rendered(kind))
-    assert rendered(kind) == path.read_text()
+        path.write_text(text)
+    assert text == path.read_text()
 
 
 @pytest.mark.parametrize("kind", SITES)
 def test_job_script_is_clean_for_shellcheck(kind, tmp_path):
     path = tmp_path / "job.sbatch"
-    path.write_text(rendered(kind))
+    path.write_text(rendered(kind, tmp_path))
     assert shellcheck(path) == ""
 
 
@@ -117,9 +147,17 @@ def test_sweep_has_a_recipe_for_each_task(tmp_path):
     assert rates == [1e-6, 2e-6]
 
 
-def test_value_of_a_variable_reaches_the_shell_as_it_is():
-    line = next(line for line in rendered("train").splitlines() if "GREETING" in line)
+def test_value_of_a_variable_reaches_the_shell_as_it_is(tmp_path):
+    line = next(line for line in rendered("train", tmp_path).splitlines() if "GREETING" in line)
     shown = subprocess.run(
         ["bash", "-c", f'{line}; echo "$GREETING"'], capture_output=True, text=True, check=True
     )
     assert shown.stdout == "it's $HOME\n"
+
+
+def test_data_stage_is_kept_beside_its_script(tmp_path):
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(STAGE.replace("/lustre/data", str(tmp_path)))
+    job, site = job_and_site("data", stage=stage)
+    folder = write_job(job, site, command=["test"], workdir=tmp_path).parent
+    assert load_config(str(folder / "stage.json"), [], DataStage) == job.stage
