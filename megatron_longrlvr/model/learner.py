@@ -39,6 +39,16 @@ class LearnerSettings:
     """Sampling temperature; log-probabilities are taken under it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gradients:
+    """What is known of an update once its gradients stand in the learner's buffers."""
+
+    sums: Mapping[str, float]
+    """``loss`` and statistics by name, over all ranks."""
+
+    num_global_response_tokens: int
+
+
 class Learner(Trainee):
     """Computes log-probabilities and takes optimizer steps; every rank calls it alike."""
 
@@ -71,10 +81,32 @@ class Learner(Trainee):
             NonFiniteUpdate: Loss or gradients are not finite on some rank; weights and optimizer
                 are as before the call, on every rank.
         """
-        packed = batch.packed
+        return self.apply_gradients(self.accumulate_gradients(batch, config))
+
+    def accumulate_gradients(self, batch: TrainBatch, config: AlgorithmConfig) -> Gradients:
+        """Forward and backward of the policy-gradient loss, from gradients of 0.
+
+        Raises:
+            NonFiniteUpdate: Loss or gradients are not finite on some rank; every rank raises it.
+        """
         has_reference = batch.reference_logprobs is not None
         names = ("loss", *sum_names(has_reference=has_reference))
-        return self._train(packed, policy_gradient(batch, config), names=names)
+        return self._gradients(batch.packed, policy_gradient(batch, config), names=names)
+
+    def apply_gradients(self, gradients: Gradients) -> UpdateStats:
+        """Take the optimizer step for which gradients were accumulated just before."""
+        step = self._apply(gradients.sums)
+        tokens = gradients.num_global_response_tokens
+        means = {
+            # The loss holds its denominator already.
+            _MEAN_NAMES.get(name, name): total / (1 if name == "loss" else tokens)
+            for name, total in step.sums.items()
+        }
+        if "clipped_low_frac" in means:
+            means["clipped_frac"] = means["clipped_low_frac"] + means["clipped_high_frac"]
+        return UpdateStats(
+            version=self.version, metrics={**means, "grad_norm": step.grad_norm, "lr": step.lr}
+        )
 
     def imitate(self, packed: PackedBatch) -> UpdateStats:
         """Take one optimizer step on the likelihood of demonstrations.
@@ -82,11 +114,12 @@ class Learner(Trainee):
         Raises:
             NonFiniteUpdate: As in :meth:`update`.
         """
-        return self._train(packed, likelihood(packed.micro_batches), names=("loss", "entropy"))
+        objective = likelihood(packed.micro_batches)
+        return self.apply_gradients(self._gradients(packed, objective, names=("loss", "entropy")))
 
-    def _train(
+    def _gradients(
         self, packed: PackedBatch, objective: Objective, *, names: Sequence[str]
-    ) -> UpdateStats:
+    ) -> Gradients:
         def run(local: Sequence[LocalBatch]) -> Sequence[Mapping[str, Tensor]]:
             return run_micro_batches(
                 self.wrapped,
@@ -96,15 +129,7 @@ class Learner(Trainee):
                 forward_only=False,
             )
 
-        step = self._step(packed, run, names=names)
-        means = {
-            # The loss holds its denominator already.
-            _MEAN_NAMES.get(name, name): total
-            / (1 if name == "loss" else packed.num_global_response_tokens)
-            for name, total in step.sums.items()
-        }
-        if "clipped_low_frac" in means:
-            means["clipped_frac"] = means["clipped_low_frac"] + means["clipped_high_frac"]
-        return UpdateStats(
-            version=self.version, metrics={**means, "grad_norm": step.grad_norm, "lr": step.lr}
+        return Gradients(
+            sums=self._accumulate(packed, run, names=names),
+            num_global_response_tokens=packed.num_global_response_tokens,
         )

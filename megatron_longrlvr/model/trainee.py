@@ -79,18 +79,32 @@ class Trainee:
             NonFiniteUpdate: Loss or gradients are not finite on some rank; weights and optimizer
                 are as before the call, on every rank.
         """
+        return self._apply(self._accumulate(packed, run, names=names))
+
+    def _accumulate(
+        self, packed: PackedBatch, run: Run, *, names: Sequence[str]
+    ) -> dict[str, float]:
+        """Put gradients into the buffers, where they were 0 before; sums of results by name.
+
+        Raises:
+            NonFiniteUpdate: As in :meth:`_step`.
+        """
         for chunk in self.wrapped:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         results = run(self.network.localize(packed.micro_batches))
         self._refuse_non_finite(packed, results)
+        return self._global_sums(results, names)
+
+    def _apply(self, sums: Mapping[str, float]) -> Step:
+        """Take the optimizer step for the gradients that stand in the buffers."""
         lr = learning_rate(
             self.optimizer_config, step=self.version, num_steps=self.num_optimizer_steps
         )
         set_learning_rate(self.optimizer, lr)
         _, grad_norm, _ = self.optimizer.step()
         self.version = PolicyVersion(self.version + 1)
-        return Step(sums=self._global_sums(results, names), grad_norm=float(grad_norm), lr=lr)
+        return Step(sums=sums, grad_norm=float(grad_norm), lr=lr)
 
     def _refuse_non_finite(
         self, packed: PackedBatch, results: Sequence[Mapping[str, Tensor]]

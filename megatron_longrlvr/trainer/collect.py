@@ -15,7 +15,7 @@ from megatron_longrlvr.algorithms.assign import assign_advantages
 from megatron_longrlvr.config.training import AlgorithmConfig, RolloutConfig
 from megatron_longrlvr.rewards.judge.panel import PanelTraffic
 from megatron_longrlvr.rewards.scorer import RewardScorer
-from megatron_longrlvr.stages import ScoredBatch, ScoredSample
+from megatron_longrlvr.stages import RolloutBatch, ScoredBatch, ScoredSample
 from megatron_longrlvr.trainer.sampling import DataShare, Sampler
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
 
@@ -51,33 +51,50 @@ class Collector:
         Raises:
             JudgeUnavailable: Too many verdicts are missing.
         """
+        return self.complete(self.score(self.sample(step, stopwatch), stopwatch), stopwatch)
+
+    def sample(self, step: int, stopwatch: Stopwatch) -> RolloutBatch:
+        """Sample a round of the step's prompts; judging begins meanwhile."""
+        with stopwatch.time("generate"):
+            return self.sampler.sample(step, on_sample=self.scorer.begin)
+
+    def score(self, rollouts: RolloutBatch, stopwatch: Stopwatch) -> ScoredBatch:
+        """Score a round.
+
+        Raises:
+            JudgeUnavailable: Too many verdicts are missing.
+        """
+        with stopwatch.time("score"):
+            return self.scorer.score(rollouts)
+
+    def complete(self, first: ScoredBatch, stopwatch: Stopwatch) -> Collected:
+        """The step's groups from its first round, and from as many more as dynamic sampling takes.
+
+        Raises:
+            JudgeUnavailable: Too many verdicts are missing.
+        """
         dynamic = self.algorithm.dynamic_sampling
         max_rounds = dynamic.max_rounds if dynamic.enabled else 1
-        quota = self.rollout.prompts_per_step // self.share.size
-        everything: list[ScoredSample] = []
-        kept: list[ScoredSample] = []
-        rounds = 0
-        while rounds < max_rounds:
-            scored = self._sample_round(step, stopwatch)
-            rounds += 1
+        quota = self.rollout.prompts_per_step // self.share.size * self.rollout.group_size
+        step, scored, rounds = first.step, first, 1
+        everything = list(scored.scored)
+        kept = list(self._usable(scored))
+        while rounds < max_rounds and not self.share.all_agree(len(kept) >= quota):
+            scored = self.score(self.sample(step, stopwatch), stopwatch)
             everything += scored.scored
-            kept += self._informative(scored) if dynamic.enabled else scored.scored
-            has_enough = len(kept) >= quota * self.rollout.group_size
-            if rounds < max_rounds and self.share.all_agree(has_enough):
-                break
-        kept = kept[: quota * self.rollout.group_size]
+            kept += self._usable(scored)
+            rounds += 1
         return Collected(
             scored=self._batch(step, everything),
-            for_training=self._batch(step, kept),
+            for_training=self._batch(step, kept[:quota]),
             rounds=rounds,
             judging=self.scorer.take_judge_traffic(),
         )
 
-    def _sample_round(self, step: int, stopwatch: Stopwatch) -> ScoredBatch:
-        with stopwatch.time("generate"):
-            rollouts = self.sampler.sample(step, on_sample=self.scorer.begin)
-        with stopwatch.time("score"):
-            return self.scorer.score(rollouts)
+    def _usable(self, scored: ScoredBatch) -> Sequence[ScoredSample]:
+        return (
+            self._informative(scored) if self.algorithm.dynamic_sampling.enabled else scored.scored
+        )
 
     def _informative(self, scored: ScoredBatch) -> Sequence[ScoredSample]:
         """Whole groups that the advantage rule would keep."""

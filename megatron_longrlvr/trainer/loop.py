@@ -61,28 +61,49 @@ def train(run: TrainingRun, stop: StopRequest) -> bool:
             is saved, so the same command goes on.
     """
     if run.is_eval_due:
-        _evaluate(run, step=run.first_step)
-    workload = _workload(run)
+        evaluate(run, step=run.first_step)
     for step in range(run.first_step + 1, run.trainer.steps + 1):
-        outcome = _step(run, step)
-        metrics = step_metrics(outcome, run.groups, workload)
-        run.journal.record_step(step, metrics)
-        _warn_of_repeated_prompts(run, step, metrics)
-        is_last = step == run.trainer.steps
-        if Every(run.trainer.sample_every).is_due(step) or is_last:
-            save_samples(outcome, run.groups, run.run_dir.path, step=step)
-        if Every(run.trainer.eval_every).is_due(step) or is_last:
-            _evaluate(run, step=step)
-        # A signal reaches the ranks at different moments; they stop after the same step.
-        is_asked = not all_ranks_agree(stop.signal_name is None, run.groups.world)
-        if Every(run.trainer.save_every).is_due(step) or (
-            (is_last or is_asked) and run.trainer.save_every > 0
-        ):
-            _save(run, step=step)
-        if is_asked and not is_last:
-            run.journal.say(f"stopped after step {step}, as asked; the same command goes on")
+        record(run, _step(run, step), step=step)
+        if is_eval_due(run, step):
+            evaluate(run, step=step)
+        is_asked = is_stop_asked(run, stop)
+        if is_save_due(run, step, is_stopping=is_asked):
+            save(run, step=step)
+        if is_asked and step < run.trainer.steps:
+            say_stopped(run, step)
             return False
     return True
+
+
+def record(run: TrainingRun, outcome: StepOutcome, *, step: int) -> None:
+    """Write what a step did, and its samples where they are due; every rank calls this."""
+    metrics = step_metrics(outcome, run.groups, _workload(run))
+    run.journal.record_step(step, metrics)
+    _warn_of_repeated_prompts(run, step, metrics)
+    if Every(run.trainer.sample_every).is_due(step) or step == run.trainer.steps:
+        save_samples(outcome, run.groups, run.run_dir.path, step=step)
+
+
+def is_eval_due(run: TrainingRun, step: int) -> bool:
+    """Whether the policy is measured after this step."""
+    return Every(run.trainer.eval_every).is_due(step) or step == run.trainer.steps
+
+
+def is_save_due(run: TrainingRun, step: int, *, is_stopping: bool) -> bool:
+    """Whether a checkpoint is written after this step."""
+    is_end = is_stopping or step == run.trainer.steps
+    return Every(run.trainer.save_every).is_due(step) or (is_end and run.trainer.save_every > 0)
+
+
+def is_stop_asked(run: TrainingRun, stop: StopRequest) -> bool:
+    """Whether any rank was told to stop; every rank calls this."""
+    # A signal reaches the ranks at different moments; they stop after the same step.
+    return not all_ranks_agree(stop.signal_name is None, run.groups.world)
+
+
+def say_stopped(run: TrainingRun, step: int) -> None:
+    """Tell that the run ends early."""
+    run.journal.say(f"stopped after step {step}, as asked; the same command goes on")
 
 
 def _workload(run: TrainingRun) -> Workload:
@@ -100,13 +121,18 @@ def _warn_of_repeated_prompts(run: TrainingRun, step: int, metrics: Mapping[str,
         )
 
 
-def _evaluate(run: TrainingRun, *, step: int) -> None:
+def evaluate(run: TrainingRun, *, step: int) -> None:
+    """Measure the policy after ``step``, where the recipe measures at all; every rank calls this.
+
+    Raises:
+        JudgeUnavailable: Too many verdicts are missing; a checkpoint says that this is due.
+    """
     if run.evaluator is None or run.trainer.eval_every == 0:
         return
     try:
         metrics, _ = run.evaluator.evaluate()
     except JudgeUnavailable:
-        _save(run, step=step, extra={EVAL_DUE: 1})
+        save(run, step=step, extra={EVAL_DUE: 1})
         raise
     run.journal.record_eval(step, metrics)
     beat()
@@ -118,11 +144,11 @@ def _step(run: TrainingRun, step: int) -> StepOutcome:
         return run_step(run.parts, step=step)
     except JudgeUnavailable:
         # The prompts of this step taught nothing: they are drawn again.
-        _save(run, step=step - 1, prompt_cursor=prompt_cursor)
+        save(run, step=step - 1, prompt_cursor=prompt_cursor)
         raise
 
 
-def _save(
+def save(
     run: TrainingRun,
     *,
     step: int,

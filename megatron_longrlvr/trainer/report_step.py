@@ -31,7 +31,8 @@ def step_metrics(
     outcome: StepOutcome, groups: ProcessGroups, workload: Workload
 ) -> dict[str, float]:
     """Metrics of a step by name, the same on every rank; every rank calls this."""
-    tally = train_tally(outcome.collected.scored) + advantage_tally(outcome.advantages)
+    prepared = outcome.prepared
+    tally = train_tally(prepared.collected.scored) + advantage_tally(prepared.advantages)
     tally = Tally.from_vector(tally.names, sum_over(groups.dp, tally.to_vector()))
     seconds = [outcome.stopwatch.seconds[part] for part in PARTS]
     *slowest, memory_gib = _largest([*seconds, peak_memory_gib()], groups)
@@ -41,10 +42,10 @@ def step_metrics(
         **timing,
         **update_metrics(_mean_over_updates(outcome.updates)),
         **_workload_metrics(outcome, groups, workload, timing),
-        **outcome.gap,
+        **prepared.gap,
         **outcome.refit,
         names.UPDATE_SKIPPED: float(not outcome.updates),
-        names.ROLLOUT_ROUNDS: float(outcome.collected.rounds),
+        names.ROLLOUT_ROUNDS: float(prepared.collected.rounds),
         **_staleness_metrics(outcome, groups),
         **_judging_metrics(outcome, groups),
     }
@@ -67,7 +68,7 @@ def _workload_metrics(
         metrics[names.PACKING_PADDING_FRAC] = padding / (real + padding)
         metrics[names.PACKING_REPEATED_PROMPT_FRAC] = repeated / (real + padding)
         metrics[names.PACKING_LOAD_IMBALANCE] = max(
-            batch.load_imbalance for batch in outcome.packed
+            batch.load_imbalance for batch in outcome.prepared.packed
         )
     peak = peak_tflops()
     if peak is None:
@@ -78,14 +79,14 @@ def _workload_metrics(
 
 def save_samples(outcome: StepOutcome, groups: ProcessGroups, run_dir: Path, *, step: int) -> None:
     """Write the step's samples of all data-parallel ranks; every rank calls this."""
-    gathered = gather_objects(tuple(outcome.collected.scored.scored), groups.dp)
+    gathered = gather_objects(tuple(outcome.prepared.collected.scored.scored), groups.dp)
     if groups.rank == 0:
         write_samples(run_dir, [scored for share in gathered for scored in share], step=step)
 
 
 def _staleness_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:
     """Age of the samples that the step learned from, in optimizer steps."""
-    scored = outcome.collected.for_training.scored
+    scored = outcome.prepared.collected.for_training.scored
     ages = [float(outcome.version - one.sample.policy_version) for one in scored]
     switched = sum(bool(one.sample.later_versions) for one in scored)
     total, count, spread = sum_over(groups.dp, [sum(ages), len(ages), switched])
@@ -98,7 +99,7 @@ def _staleness_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str,
 
 
 def _judging_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:
-    collected = outcome.collected
+    collected = outcome.prepared.collected
     if collected.judging is None:  # on all ranks alike: the recipe has no judge
         return {}
     tally = judge_tally(collected.scored.scored, collected.judging)

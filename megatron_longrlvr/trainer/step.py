@@ -11,7 +11,13 @@ from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.rollout.engine import WeightPublisher
-from megatron_longrlvr.stages import AdvantageBatch, PackedBatch, PolicyVersion, Sample, UpdateStats
+from megatron_longrlvr.stages import (
+    AdvantageBatch,
+    PackedBatch,
+    PolicyVersion,
+    TrainBatch,
+    UpdateStats,
+)
 from megatron_longrlvr.trainer.collect import Collected, Collector
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
@@ -34,22 +40,31 @@ class StepParts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a step will learn from, on this rank."""
+
+    collected: Collected
+    advantages: AdvantageBatch
+    packed: Sequence[PackedBatch]
+    """This rank's share of each optimizer update that takes place."""
+
+    batches: Sequence[TrainBatch]
+    """One per optimizer update; empty when no group teaches anything."""
+
+    gap: Mapping[str, float]
+    """Between engine and learner, by metric name; empty where the learner takes its word."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepOutcome:
     """What a step did, on this rank."""
 
     version: PolicyVersion
     """Of the policy that the step started with."""
 
-    collected: Collected
-    advantages: AdvantageBatch
-    packed: Sequence[PackedBatch]
-    """This rank's share of each optimizer update that took place."""
-
+    prepared: Prepared
     updates: Sequence[UpdateStats]
     """One per optimizer step; empty when no group taught anything."""
-
-    gap: Mapping[str, float]
-    """Between engine and learner, by metric name; empty where the learner takes its word."""
 
     refit: Mapping[str, float]
     """What publishing took, by metric name; empty where the engine has no weights of its own."""
@@ -72,45 +87,41 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
     stopwatch, version = Stopwatch(), parts.learner.version
     with stopwatch.time("step"):
         collected = parts.collector.collect(step, stopwatch)
-        advantages = assign_advantages(collected.for_training, parts.algorithm)
-        if parts.algorithm.whiten_advantages:
-            advantages = whiten_advantages(advantages, parts.peers)
-        packed = pack(
-            advantages,
-            config=parts.algorithm,
-            max_response_tokens=parts.max_response_tokens,
-            peers=parts.peers,
-            cost=parts.cost,
-        )
-        # Counts are global, so all ranks leave out the same batches.
-        useful = [batch for batch in packed if batch.num_global_samples > 0]
-        samples = [one.sample for one in collected.for_training.scored]
-        updates, gap = _learn(parts, useful, samples, stopwatch)
+        prepared = prepare(parts, collected, stopwatch)
+        with stopwatch.time("update"):
+            updates = [parts.learner.update(batch, parts.algorithm) for batch in prepared.batches]
         refit: Mapping[str, float] = {}
         if updates:
             with stopwatch.time("publish"):
                 refit = parts.publisher.publish(updates[-1].version)
     return StepOutcome(
-        version=version,
-        collected=collected,
-        advantages=advantages,
-        packed=useful,
-        updates=updates,
-        gap=gap,
-        refit=refit,
-        stopwatch=stopwatch,
+        version=version, prepared=prepared, updates=updates, refit=refit, stopwatch=stopwatch
     )
 
 
-def _learn(
-    parts: StepParts,
-    packed: Sequence[PackedBatch],
-    samples: Sequence[Sample],
-    stopwatch: Stopwatch,
-) -> tuple[list[UpdateStats], Mapping[str, float]]:
+def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Prepared:
+    """From scored samples to the batches of the step's updates; no weight changes.
+
+    Raises:
+        PolicyMismatch: Engine and learner are further apart than the recipe allows.
+    """
+    advantages = assign_advantages(collected.for_training, parts.algorithm)
+    if parts.algorithm.whiten_advantages:
+        advantages = whiten_advantages(advantages, parts.peers)
+    packed = pack(
+        advantages,
+        config=parts.algorithm,
+        max_response_tokens=parts.max_response_tokens,
+        peers=parts.peers,
+        cost=parts.cost,
+    )
+    # Counts are global, so all ranks leave out the same batches.
+    useful = [batch for batch in packed if batch.num_global_samples > 0]
+    samples = [one.sample for one in collected.for_training.scored]
     with stopwatch.time("logprobs"):
         # Before the first update: the proximal policy is the one that starts the step.
-        batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in packed]
+        batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in useful]
         corrected, gap = parts.guard.inspect(batches, samples)
-    with stopwatch.time("update"):
-        return [parts.learner.update(batch, parts.algorithm) for batch in corrected], gap
+    return Prepared(
+        collected=collected, advantages=advantages, packed=useful, batches=corrected, gap=gap
+    )

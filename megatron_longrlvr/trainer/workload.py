@@ -37,9 +37,9 @@ class Workload:
 
     def flops(self, outcome: StepOutcome) -> dict[str, float]:
         """Model FLOPs in units of 1e12, by metric name."""
-        training = _sum(packed_work(batch) for batch in outcome.packed)
+        training = _sum(packed_work(batch) for batch in outcome.prepared.packed)
         trained = forward_flops(self.spec, training) / _TERA
-        samples = [scored.sample for scored in outcome.collected.scored.scored]
+        samples = [scored.sample for scored in outcome.prepared.collected.scored.scored]
         return {
             names.FLOPS_GENERATE_TFLOP: forward_flops(self.spec, _sampled(samples)) / _TERA,
             names.FLOPS_LOGPROBS_TFLOP: trained * self.num_logprob_passes * FORWARD,
@@ -48,10 +48,10 @@ class Workload:
 
     def packed_tokens(self, outcome: StepOutcome) -> tuple[int, int, int]:
         """Tokens of all micro-batches: real ones, padding, and prompt tokens computed again."""
-        micro_batches = [one for batch in outcome.packed for one in batch.micro_batches]
+        micro_batches = [one for batch in outcome.prepared.packed for one in batch.micro_batches]
         real = sum(len(micro_batch.token_ids) for micro_batch in micro_batches)
         padded = sum(sum(self._padded(micro_batch)) for micro_batch in micro_batches)
-        repeated = sum(batch.num_repeated_prompt_tokens for batch in outcome.packed)
+        repeated = sum(batch.num_repeated_prompt_tokens for batch in outcome.prepared.packed)
         return real, padded - real, repeated
 
     def _padded(self, micro_batch: MicroBatch) -> list[int]:
