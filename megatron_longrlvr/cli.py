@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,serve,evaluate,score,report,audit,theory}``.
+"""The command line: ``longrlvr {train,sft,serve,evaluate,score,report,audit,plan,theory}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.
@@ -107,6 +107,20 @@ near-duplicate questions, overlap with evaluation data.
 Exit codes: 0 no errors (with --strict: nothing at all) was found, 1 something was, 2 a setting or
 a file name is wrong.
 """
+_PLAN_EXAMPLES = """
+Says what a recipe takes on a cluster: GiB of each rank by term, seconds of a step by phase. Needs
+neither GPU nor weights: a model that is not there is known by the name of its folder.
+
+  longrlvr plan llama31_70b --cluster h100:8x16
+  longrlvr plan llama31_70b --cluster h100:8x16 --search --json plan.json
+  longrlvr plan my.yaml --cluster h200:8x4 layout.cp=4 --html plan.html --png plan.png
+  longrlvr plan my.yaml --cluster b200:8x8 --prompt-tokens 40000 --response-tokens 800 \\
+      --price-per-gpu-hour 2.5
+
+Time is computed for the longest prompts and responses of the recipe, or for the mean lengths given;
+memory always for the longest. Nothing in it was measured on the cluster. Exit codes: 0 it can run,
+1 it does not fit, 2 a setting is wrong.
+"""
 _THEORY_EXAMPLES = """
 Computes, on the small model in which the paper argues, the gradient that each reward sends to an
 evidence chunk, by formula and from samples, and trains on it. Writes theory.json and figures:
@@ -173,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=_new_file, required=True, metavar="FILE")
     report.add_argument("--title", help="heading of the page")
     _add_audit(commands)
+    _add_plan(commands)
     theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
     theory.add_argument("--output", type=Path, required=True, metavar="DIR")
     theory.add_argument("--seed", type=int, default=0)
@@ -255,6 +270,24 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     audit.add_argument("--html", type=_new_file, metavar="FILE", help="write one HTML page here")
     audit.add_argument("--strict", action="store_true", help="fail on warnings as well")
     audit.add_argument("--workers", type=_positive, help="processes; default one a core")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = _command(commands, "plan", "say what a recipe takes", _PLAN_EXAMPLES, _plan)
+    plan.add_argument("recipe", metavar="RECIPE", help="YAML file, or name of a shipped recipe")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+    plan.add_argument(
+        "--cluster", required=True, metavar="KIND:GPUSxNODES", help="e.g. h100:8x16; a100 to gb200"
+    )
+    plan.add_argument("--search", action="store_true", help="find the fastest layouts that fit")
+    plan.add_argument("--prompt-tokens", type=_positive, metavar="N", help="mean, for the time")
+    plan.add_argument("--response-tokens", type=_positive, metavar="N", help="mean, for the time")
+    plan.add_argument(
+        "--price-per-gpu-hour", type=float, metavar="X", help="for the cost of a step"
+    )
+    plan.add_argument("--html", type=_new_file, metavar="FILE", help="write one HTML page here")
+    plan.add_argument("--png", type=_new_file, metavar="FILE", help="write a picture here")
+    plan.add_argument("--json", type=_new_file, metavar="FILE", help="write everything here")
 
 
 def _positive(text: str) -> int:
@@ -384,6 +417,24 @@ def _audit(arguments: argparse.Namespace) -> int:
     )
     report = audit(request, json_path=arguments.json, html_path=arguments.html)
     return 0 if report.is_acceptable(strict=arguments.strict) else FAILED_EXIT_CODE
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.reporting.plan_command import PlanRequest, plan_recipe
+
+    request = PlanRequest(
+        recipe=arguments.recipe,
+        overrides=arguments.overrides,
+        cluster=arguments.cluster,
+        is_search=arguments.search,
+        prompt_tokens=arguments.prompt_tokens,
+        response_tokens=arguments.response_tokens,
+        price_per_gpu_hour=arguments.price_per_gpu_hour,
+        json_path=arguments.json,
+        html_path=arguments.html,
+        png_path=arguments.png,
+    )
+    return 0 if plan_recipe(request) else FAILED_EXIT_CODE
 
 
 def _theory(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrlvr.model.token_runs import TokenRuns, token_runs
+from megatron_longrlvr.parallel.layout import padded_lengths
 from megatron_longrlvr.stages import Segment
 
 # A block joins a batch of longer ones while it fills at least this share of the width; below
@@ -79,20 +80,6 @@ class SequencePlan:
 class _Block:
     queries: Tensor
     keys: Tensor
-
-
-def padded_lengths(lengths: Sequence[int], *, cp: int, multiple: int) -> list[int]:
-    """Lengths after padding: each to ``2 * cp`` parts, then one more to fill the micro-batch.
-
-    Args:
-        lengths: Tokens of each segment.
-        cp: Context-parallel degree.
-        multiple: The total must divide by this (``ParallelLayout.sequence_multiple``).
-    """
-    part = 2 * cp if cp > 1 else 1
-    padded = [-(-length // part) * part for length in lengths]
-    missing = -sum(padded) % multiple
-    return padded + ([missing] if missing else [])
 
 
 def plan_sequences(

@@ -125,10 +125,19 @@ def read_model_spec(folder: Path) -> ModelSpec:
             that is not supported; names file and key.
     """
     path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; model.path must be a model folder")
+    return spec_from_hf_config(path)
+
+
+def spec_from_hf_config(path: Path) -> ModelSpec:
+    """As :func:`read_model_spec`, from a file of any name.
+
+    Raises:
+        ConfigError: As there.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; model.path must be a model folder") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     try:

@@ -13,6 +13,8 @@ Layouts that differ from Hugging Face:
 
 Experts are cut over tensor-parallel ranks like any MLP, each of them; expert-parallel ranks hold
 whole experts. The table counts experts over the whole layer, whatever a rank holds of them.
+
+The rules import without torch, so that the planner can count by them.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.expert_spec import ExpertSpec
 from megatron_longrlvr.model.family import FAMILIES, ExpertNames
 from megatron_longrlvr.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Cut(StrEnum):
@@ -168,6 +171,8 @@ def assemble(rule: Rule, parts: Sequence[Tensor], spec: ModelSpec, *, tp_size: i
 
     May return one of ``parts`` itself.
     """
+    import torch
+
     if rule.cut is Cut.VOCABULARY_ROWS:
         (rows,) = parts
         num_missing = spec.padded_vocab_size(tp_size) // tp_size - rows.shape[0]
@@ -229,6 +234,8 @@ def merge_one(rule: Rule, place: int, shards: Sequence[Tensor], spec: ModelSpec)
     Returns:
         Full tensor without padding; owns its memory.
     """
+    import torch
+
     if rule.cut is Cut.REPLICATED:
         return shards[0].clone(memory_format=torch.contiguous_format)
     if rule.cut is Cut.COLUMNS:
@@ -322,6 +329,8 @@ def _rules_for_expert(
 
 def _split_qkv(fused: Tensor, spec: ModelSpec) -> tuple[Tensor, ...]:
     """Views [groups, rows of a group, ...] of the queries, keys and values of a rank."""
+    import torch
+
     num_query_rows = spec.num_heads // spec.num_kv_heads * spec.head_dim
     group_rows = num_query_rows + 2 * spec.head_dim
     by_group = fused.view(-1, group_rows, *fused.shape[1:])

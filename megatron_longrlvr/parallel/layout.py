@@ -196,6 +196,20 @@ class ParallelLayout:
         return " ".join(degrees)
 
 
+def padded_lengths(lengths: Sequence[int], *, cp: int, multiple: int) -> list[int]:
+    """Lengths after padding: each to ``2 * cp`` parts, then one more to fill the micro-batch.
+
+    Args:
+        lengths: Tokens of each segment.
+        cp: Context-parallel degree.
+        multiple: The total must divide by this (``ParallelLayout.sequence_multiple``).
+    """
+    part = 2 * cp if cp > 1 else 1
+    padded = [-(-length // part) * part for length in lengths]
+    missing = -sum(padded) % multiple
+    return padded + ([missing] if missing else [])
+
+
 def _other_axes(axes: Sequence[Axis]) -> tuple[Axis, ...]:
     for family in (_DENSE_AXES, _EXPERT_AXES):
         if set(axes) <= set(family):

@@ -28,6 +28,17 @@ def source_tensors(spec: ModelSpec, layout: ParallelLayout) -> list[SourceTensor
     ]
 
 
+def chunk_of(rule: Rule, spec: ModelSpec, layout: ParallelLayout) -> tuple[int, int]:
+    """Pipeline stage, and chunk of layers within it, that hold a parameter."""
+    match = _LAYER.match(rule.megatron_name)
+    if match is None:
+        is_first = rule.megatron_name.startswith("embedding.")
+        return (0, 0) if is_first else (layout.pp - 1, layout.vpp - 1)
+    # Chunks of layers are dealt to the stages in turn.
+    chunk, stage = divmod(int(match[1]) // (spec.num_layers // (layout.pp * layout.vpp)), layout.pp)
+    return stage, chunk
+
+
 def _split_dim(rule: Rule) -> int | None:
     if rule.cut is Cut.REPLICATED:
         return None
@@ -42,12 +53,7 @@ def _part_size(rule: Rule, shape: tuple[int, ...], spec: ModelSpec, tp: int) -> 
 
 
 def _stage(rule: Rule, spec: ModelSpec, layout: ParallelLayout) -> int:
-    match = _LAYER.match(rule.megatron_name)
-    if match is None:
-        return 0 if rule.megatron_name.startswith("embedding.") else layout.pp - 1
-    # Chunks of layers are dealt to the stages in turn.
-    chunk = int(match[1]) // (spec.num_layers // (layout.pp * layout.vpp))
-    return chunk % layout.pp
+    return chunk_of(rule, spec, layout)[0]
 
 
 def _expert_rank(rule: Rule, spec: ModelSpec, layout: ParallelLayout) -> int | None:

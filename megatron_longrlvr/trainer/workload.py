@@ -15,10 +15,9 @@ from megatron_longrlvr.model.flops import (
     forward_flops,
     sampling_work,
 )
-from megatron_longrlvr.model.sequence_plan import padded_lengths
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.observability import names
-from megatron_longrlvr.parallel.layout import ParallelLayout
+from megatron_longrlvr.parallel.layout import ParallelLayout, padded_lengths
 from megatron_longrlvr.stages import MicroBatch, PackedBatch, Sample
 from megatron_longrlvr.trainer.step import StepOutcome
 

@@ -28,7 +28,7 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sft", "evaluate", "score", "report", "audit", "theory"]
+    "command", ["train", "sft", "evaluate", "score", "report", "audit", "plan", "theory"]
 )
 def test_help_of_each_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:

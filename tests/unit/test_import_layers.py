@@ -28,7 +28,10 @@ LAYERS = {
             "model.rope_spec",
             "model.expert_spec",
             "model.family",
+            "model.weight_map",
+            "model.flops",
             "refit.plan",
+            "refit.sources",
         ),
     ],
     "logic": [
@@ -64,6 +67,9 @@ DESCRIPTION_MODULES = [
         "model.rope_spec",
         "model.expert_spec",
         "model.family",
+        "model.flops",
+        "refit.sources",
+        "planner.search",
     ),
 ]
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_longrlvr.model.sequence_plan import padded_lengths, plan_sequences
+from megatron_longrlvr.model.sequence_plan import plan_sequences
+from megatron_longrlvr.parallel.layout import padded_lengths
 from megatron_longrlvr.stages import Segment
 
 CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""What a recipe needs of a cluster, before it is queued: memory, time, cost, and better layouts."""

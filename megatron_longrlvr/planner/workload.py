@@ -1,0 +1,152 @@
+"""What a recipe asks for, as the planner sees it: the one place that reads its sections.
+
+Shapes: P tokens of a prompt, R of a response, G samples per prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.spec import ModelSpec
+from megatron_longrlvr.parallel.layout import ParallelLayout
+
+Recompute = Literal["none", "selective", "full"]
+
+_ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Tokens of one prompt and one response."""
+
+    prompt: int
+    response: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """How samples are made, and by what."""
+
+    engine: Literal["megatron", "vllm_colocated", "vllm_server"]
+    prompts_per_step: int
+    group_size: int
+    tensor_parallel: int
+    """Of the engine; that of the layout where the learner itself decodes."""
+
+    memory_share: float
+    kv_cache_gib: float | None
+    max_concurrent_samples: int
+    is_eager: bool
+    sleep_level: int
+    bucket_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """One recipe on a number of ranks."""
+
+    spec: ModelSpec
+    layout: ParallelLayout
+    longest: Lengths
+    """What memory must hold."""
+
+    typical: Lengths
+    """What time is spent on."""
+
+    rollout: Rollout
+    element_bytes: int
+    """Of a weight and of an activation."""
+
+    recompute: Recompute
+    shared_prompt: bool
+    micro_batch_tokens: int
+    logprob_chunk_tokens: int
+    updates_per_step: int
+    is_proximal_recomputed: bool
+    has_reference: bool
+    is_optimizer_sharded: bool
+    has_judge: bool
+    judge_concurrency: int
+    save_every: int
+
+    @property
+    def num_logprob_passes(self) -> int:
+        """Forward passes over the step's samples before the first update."""
+        return int(self.is_proximal_recomputed) + int(self.has_reference)
+
+
+def read_workload(
+    config: TrainConfig, spec: ModelSpec, *, world_size: int, typical: Lengths | None = None
+) -> Workload:
+    """Read a recipe.
+
+    Args:
+        config: The recipe.
+        spec: Its model.
+        world_size: Ranks.
+        typical: Mean lengths of prompts and responses; the longest if None.
+
+    Raises:
+        ConfigError: The layout fits neither the ranks nor the model; names the key.
+    """
+    layout = ParallelLayout.from_config(config.layout, world_size)
+    layout.check_model(
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        num_experts=None if spec.experts is None else spec.experts.num_experts,
+    )
+    longest = Lengths(
+        prompt=config.data.max_prompt_tokens, response=config.rollout.max_response_tokens
+    )
+    _check_positions(spec, longest)
+    algorithm, judge = config.algorithm, config.rewards.judge
+    return Workload(
+        spec=spec,
+        layout=layout,
+        longest=longest,
+        typical=typical or longest,
+        rollout=_read_rollout(config, layout),
+        element_bytes=_ELEMENT_BYTES[config.model.dtype],
+        recompute=config.model.recompute,
+        shared_prompt=algorithm.shared_prompt,
+        micro_batch_tokens=algorithm.micro_batch_tokens,
+        logprob_chunk_tokens=config.model.logprob_chunk_tokens,
+        updates_per_step=algorithm.updates_per_step,
+        is_proximal_recomputed=algorithm.proximal == "recompute",
+        has_reference=algorithm.kl.coefficient > 0,
+        is_optimizer_sharded=config.optimizer.distributed,
+        has_judge=judge is not None,
+        judge_concurrency=0 if judge is None else sum(e.max_concurrent for e in judge.endpoints),
+        save_every=config.trainer.save_every,
+    )
+
+
+def _read_rollout(config: TrainConfig, layout: ParallelLayout) -> Rollout:
+    rollout = config.rollout
+    own = rollout.engine == "megatron"
+    return Rollout(
+        engine=rollout.engine,
+        prompts_per_step=rollout.prompts_per_step,
+        group_size=rollout.group_size,
+        tensor_parallel=layout.tp if own else rollout.vllm.tensor_parallel,
+        memory_share=rollout.vllm.memory_share,
+        kv_cache_gib=rollout.vllm.kv_cache_gib,
+        max_concurrent_samples=rollout.max_concurrent_samples,
+        is_eager=own or rollout.vllm.enforce_eager,
+        sleep_level=rollout.vllm.sleep_level,
+        bucket_bytes=rollout.vllm.bucket_mib * 1024**2,
+    )
+
+
+def _check_positions(spec: ModelSpec, longest: Lengths) -> None:
+    total = longest.prompt + longest.response
+    if total > spec.max_position_embeddings:
+        raise ConfigError(
+            f"data.max_prompt_tokens={longest.prompt} and rollout.max_response_tokens="
+            f"{longest.response} add up to {total}; the model reads "
+            f"{spec.max_position_embeddings} (max_position_embeddings)"
+        )

@@ -1,0 +1,129 @@
+"""A plan's time, work and verdict: by hand, by what must not change, and by the key it names."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.planner.hardware import parse_cluster
+from megatron_longrlvr.planner.plan import make_plan
+from megatron_longrlvr.planner.search import search_layouts
+from megatron_longrlvr.planner.workload import Lengths, read_workload
+from tests.unit.config.recipe_content import train_config
+from tests.unit.planner.workloads import SMALL, workload
+
+ONE = parse_cluster("h100:1x1")
+EIGHT = parse_cluster("h100:8x1")
+
+
+def test_shared_prompt_saves_the_tokens_it_should():
+    shared = make_plan(workload(), ONE)
+    repeated = make_plan(workload(shared_prompt=False), ONE)
+    # 8 groups: 96 + 4 * 16 tokens, or 4 * (96 + 16).
+    assert shared.packed_tokens == 8 * 160
+    assert repeated.packed_tokens == 8 * 448
+    assert repeated.train_tflop > 2 * shared.train_tflop
+
+
+def test_model_flops_do_not_depend_on_the_layout():
+    plans = [
+        make_plan(workload(world_size=8, layout=layout), EIGHT)
+        for layout in ({}, {"tp": 2, "sequence_parallel": True}, {"pp": 2}, {"cp": 2, "pp": 2})
+    ]
+    expected = plans[0].model_tflop
+    assert [plan.model_tflop for plan in plans] == pytest.approx([expected] * len(plans))
+
+
+def test_step_is_the_sum_of_its_phases_and_costs_by_the_hour():
+    plan = make_plan(workload(world_size=8), EIGHT)
+    assert plan.step_s == sum(phase.seconds for phase in plan.phases)
+    assert plan.step_cost(3.0) == pytest.approx(plan.step_s * 8 * 3.0 / 3600)
+
+
+def test_recomputing_costs_a_forward_pass():
+    none = make_plan(workload(), ONE)
+    full = make_plan(workload(recompute="full"), ONE)
+    assert full.train_tflop == none.train_tflop
+    assert full.update_s > 1.2 * none.update_s
+
+
+def test_interleaving_shrinks_the_bubble():
+    plain, interleaved = (
+        make_plan(workload(world_size=8, layout={"pp": 2, "vpp": vpp}), EIGHT) for vpp in (1, 2)
+    )
+    # Two micro-batches on two stages: 3 turns, or 2.5 of them, and as much to finish the update.
+    assert interleaved.update_s < plain.update_s
+    assert interleaved.train_tflop == plain.train_tflop
+
+
+def test_layout_for_another_cluster_is_refused():
+    with pytest.raises(ConfigError, match="8 ranks and h100:1x1 has 1"):
+        make_plan(workload(world_size=8), ONE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        pytest.param({"rollout": {"memory_share": 0.02}}, r"rollout\.vllm\.memory_share", id="kv"),
+        pytest.param(
+            {"spec": replace(SMALL, num_layers=4, hidden_size=32768, intermediate_size=2**17)},
+            r"layout\.tp=1, layout\.pp=1",
+            id="weights",
+        ),
+        pytest.param(
+            {
+                "longest": Lengths(prompt=10_000_000, response=16),
+                "micro_batch_tokens": 10_000_100,
+                "recompute": "none",
+            },
+            r"model\.recompute=none",
+            id="activations",
+        ),
+        pytest.param(
+            {"rollout": {"memory_share": 0.94}}, r"rollout\.vllm\.memory_share", id="sampling"
+        ),
+    ],
+)
+def test_what_does_not_fit_names_the_key(changes, key):
+    plan = make_plan(workload(**changes), ONE)
+    assert any(re.match(key, problem) for problem in plan.problems())
+
+
+def test_small_model_fits():
+    assert make_plan(workload(), ONE).problems() == []
+
+
+def recipe(**changes):
+    return train_config(
+        **{"rollout.engine": "vllm_colocated", "algorithm.micro_batch_tokens": 800, **changes}
+    )
+
+
+def test_recipe_is_read_with_the_longest_lengths():
+    read = read_workload(recipe(), SMALL, world_size=2)
+    assert read.longest == read.typical == Lengths(prompt=400, response=100)
+    assert read.layout.dp == 2
+
+
+def test_prompts_beyond_the_model_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.max_prompt_tokens=4000"):
+        read_workload(recipe(**{"data.max_prompt_tokens": 4000}), SMALL, world_size=1)
+
+
+def test_search_sorts_what_fits_and_explains_the_rest():
+    result = search_layouts(recipe(), SMALL, parse_cluster("h100:4x1"))
+    times = [plan.step_s for _, plan in result.best]
+    assert len(times) == 10
+    assert times == sorted(times)
+    assert all(plan.problems() == [] for _, plan in result.best)
+    keys = {failure.reason.partition("=")[0] for failure in result.failures}
+    # The small model has two key/value heads, and layers for four stages of one chunk.
+    assert keys <= {"rollout.prompts_per_step", "layout.pp", "layout.ep"}
+
+
+def test_search_finds_nothing_where_nothing_fits():
+    big = replace(SMALL, hidden_size=2**17, intermediate_size=2**19)
+    result = search_layouts(recipe(), big, parse_cluster("h100:1x1"))
+    assert result.best == []
+    assert all("layout.tp=1" in failure.reason for failure in result.failures)
