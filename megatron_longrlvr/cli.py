@@ -23,6 +23,7 @@ from megatron_longrlvr.errors import (
     NonFiniteUpdate,
     PolicyMismatch,
     RefitMismatch,
+    ServersUnavailable,
 )
 
 USAGE_EXIT_CODE = 2
@@ -218,9 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, NonFiniteUpdate, PolicyMismatch, RefitMismatch) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
         return FAILED_EXIT_CODE
-    except JudgeUnavailable as error:
+    except (JudgeUnavailable, ServersUnavailable) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
-        return JudgeUnavailable.EXIT_CODE
+        return error.EXIT_CODE
     return code
 
 

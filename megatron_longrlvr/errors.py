@@ -26,6 +26,12 @@ class JudgeUnavailable(RuntimeError):  # noqa: N818 - read as "the judge is unav
     """Of a command that ends with it: EX_TEMPFAIL of sysexits.h, try again later."""
 
 
+class ServersUnavailable(RuntimeError):  # noqa: N818 - read as "the servers are unavailable"
+    """Language models did not reply, so a stage of a synthesis is not complete; nothing is lost."""
+
+    EXIT_CODE = JudgeUnavailable.EXIT_CODE
+
+
 class PolicyMismatch(RuntimeError):  # noqa: N818 - read as "the policies mismatch"
     """Engine and learner disagree about sampled tokens by more than the recipe allows."""
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from megatron_longrlvr.data.audit.examine import BatchFacts, Identity, PromptMeasures
 from megatron_longrlvr.data.audit.findings import Check, Finding
-from megatron_longrlvr.data.audit.question_sketch import Match, Sketches, match_questions
+from megatron_longrlvr.data.audit.question_sketch import Match, match_questions
+from megatron_longrlvr.data.min_hash import Sketches
 
 Overlaps = Mapping[int, tuple[int, float]]
 """By place in the training side: place in the evaluation side, and the share of the document."""

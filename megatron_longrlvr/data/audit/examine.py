@@ -18,9 +18,10 @@ from jinja2 import TemplateError
 from megatron_longrlvr.data.audit import answers, evidence_ids, reach
 from megatron_longrlvr.data.audit.document_windows import Windows, hash_windows
 from megatron_longrlvr.data.audit.findings import Check, Finding
-from megatron_longrlvr.data.audit.question_sketch import Sketches, sketch_questions
+from megatron_longrlvr.data.audit.question_sketch import sketch_questions
 from megatron_longrlvr.data.audit.words import join_words, split_words
 from megatron_longrlvr.data.dataset import render_record
+from megatron_longrlvr.data.min_hash import Sketches
 from megatron_longrlvr.data.raw_rows import RawBatch, RawRow, decode_batch
 from megatron_longrlvr.data.reachability import (
     ChunkReach,

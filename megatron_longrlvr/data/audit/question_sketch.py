@@ -1,32 +1,24 @@
-"""Near-duplicate questions: MinHash sketches, banded into candidates, then compared exactly.
-
-datasketch makes the sketches and chooses the bands. Its own index holds a Python set per band and
-question; here the sketches lie in one array and each band is sorted, so that a question costs a
-few hundred bytes.
-"""
+"""Near-duplicate questions: MinHash sketches, banded into candidates, then compared exactly."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash
+
+from megatron_longrlvr.data.min_hash import Sketches, iter_buckets
 
 NUM_PERMUTATIONS = 64
 SIMILARITY = 0.8
 """Jaccard similarity of 5-character shingles from which two questions are near-duplicates."""
 
 _SHINGLE_CHARS = 5
-# A missed candidate is lost, a wrong one only costs a comparison.
-_BAND_WEIGHTS = (0.1, 0.9)
 _MAX_COMPARED = 8
 """Members of a bucket that each further one is compared with, for huge buckets of equals."""
-
-Sketches = npt.NDArray[np.uint32]
-"""[Q, NUM_PERMUTATIONS]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +55,7 @@ def match_questions(
     """
     with_eval: dict[int, Match] = {}
     with_train: dict[int, Match] = {}
-    for bucket in _buckets(sketches):
+    for bucket in iter_buckets(sketches, similarity=SIMILARITY):
         split = int(np.searchsorted(bucket, num_eval))
         for offset, place in enumerate(bucket[split:], start=split):
             eval_places = bucket[: min(split, _MAX_COMPARED)]
@@ -94,29 +86,6 @@ def _note(
         if alike >= SIMILARITY:
             matches[place] = Match(place=place, earlier=earlier, similarity=alike)
             return
-
-
-def _buckets(sketches: Sketches) -> Iterator[npt.NDArray[np.int64]]:
-    """Places that agree in a whole band, in order; those of every band one after the other."""
-    index = MinHashLSH(threshold=SIMILARITY, num_perm=NUM_PERMUTATIONS, weights=_BAND_WEIGHTS)
-    for band in range(index.b):
-        keys = _fold(sketches[:, band * index.r : (band + 1) * index.r])
-        order = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(np.diff(keys[order])) + 1
-        starts = np.concatenate(([0], edges))
-        ends = np.concatenate((edges, [len(order)]))
-        for place in np.flatnonzero(ends - starts > 1):
-            yield order[starts[place] : ends[place]]
-
-
-def _fold(columns: Sketches) -> npt.NDArray[np.uint64]:
-    """One number a row; equal rows agree, and others hardly ever do."""
-    keys = np.zeros(len(columns), dtype=np.uint64)
-    for column in columns.T:
-        # 64-bit FNV prime; the product wraps.
-        keys = (keys ^ column) * np.uint64(0x100000001B3)
-        keys ^= keys >> np.uint64(32)
-    return keys
 
 
 def _shingles(question: str) -> set[str]:

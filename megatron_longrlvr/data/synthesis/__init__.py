@@ -1,0 +1,1 @@
+"""Training questions made from documents: the paper's pipeline, stage by stage, to the end."""

@@ -1,0 +1,1 @@
+"""Ways to turn the chunks of a document into vectors."""

@@ -1,0 +1,1 @@
+"""Files of several kinds, read as text. What stands in them is untrusted and only ever text."""

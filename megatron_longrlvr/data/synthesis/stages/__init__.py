@@ -1,0 +1,1 @@
+"""The stages of a synthesis, a file for each."""
