@@ -29,6 +29,7 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     _check_algorithm(config)
     _check_staleness(config)
     _check_optimizer(config)
+    _check_acceleration(config, layout)
     _check_evaluation(config)
 
 
@@ -149,6 +150,25 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(
             f"optimizer.min_lr={optimizer.min_lr} is above optimizer.lr={optimizer.lr}, "
             "which it is the end of"
+        )
+
+
+def _check_acceleration(config: TrainConfig, layout: ParallelLayout) -> None:
+    model, optimizer = config.model, config.optimizer
+    if model.offload is not None and model.offload.kind == "layers" and layout.pp > 1:
+        raise ConfigError(
+            f"model.offload.kind=layers does not go together with layout.pp={layout.pp}; use "
+            "model.offload.kind=modules or layout.pp=1"
+        )
+    if model.fp8 is not None and config.rollout.engine == "megatron":
+        raise ConfigError(
+            f"model.fp8.kind={model.fp8.kind} takes rows of many tokens, and "
+            "rollout.engine=megatron decodes one token of each sample at a time; use "
+            "vllm_colocated or vllm_server"
+        )
+    if optimizer.host_frac > 0 and not optimizer.distributed:
+        raise ConfigError(
+            f"optimizer.host_frac={optimizer.host_frac} needs optimizer.distributed=true"
         )
 
 

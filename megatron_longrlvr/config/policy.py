@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from megatron_longrlvr.config.acceleration import Fp8Config, OffloadConfig
 from megatron_longrlvr.config.section import Section
 
 Dtype = Literal["fp32", "bf16"]
@@ -61,17 +62,64 @@ class NewModelConfig(Section):
         return self
 
 
+class RouterConfig(Section):
+    """How tokens find their experts while the policy is trained; read for mixtures alone."""
+
+    dtype: Literal["fp32", "fp64"] = "fp32"
+    """Type of the router's logits and softmax, whatever ``model.dtype`` is."""
+
+    balance_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the loss that evens out the load of the experts (Switch Transformer's)."""
+
+    z_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the loss that keeps the logits small (ST-MoE's)."""
+
+
 class ComputeConfig(Section):
     """How a model is held in memory and computed."""
 
     dtype: Dtype = "bf16"
     """Type of weights and activations. Gradients and optimizer state are always fp32."""
 
+    layers: Literal["local", "transformer_engine"] = "local"
+    """What computes linear layers and norms: megatron-core's own modules and torch, or Transformer
+    Engine's fused ones, which FP8 needs. Experts are then computed together."""
+
+    fp8: Fp8Config | None = None
+    """Matrix products of the layers in FP8; null computes them in ``dtype``. The output layer, the
+    router and the core attention stay as they are."""
+
+    offload: OffloadConfig | None = None
+    """Activations that wait in host memory for backward, on GPU; null keeps all on the device."""
+
+    router: RouterConfig = RouterConfig()
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations recomputed in backward: none, those of the core attention, or whole layers."""
 
     logprob_chunk_tokens: int = Field(default=1024, gt=0)
     """Response tokens whose logits exist at the same time, in forward and in backward."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        if self.fp8 is not None and (self.layers, self.dtype) != ("transformer_engine", "bf16"):
+            raise ValueError(
+                f"fp8.kind={self.fp8.kind} needs layers=transformer_engine and dtype=bf16, got "
+                f"layers={self.layers} and dtype={self.dtype}"
+            )
+        if self.offload is None:
+            return self
+        if self.layers != "transformer_engine":
+            raise ValueError(
+                f"offload.kind={self.offload.kind} is Transformer Engine's and needs "
+                f"layers=transformer_engine, got layers={self.layers}"
+            )
+        if self.offload.kind == "layers" and self.recompute != "none":
+            raise ValueError(
+                f"offload.kind=layers keeps what recompute={self.recompute} computes again; use "
+                "one of them, or offload.kind=modules"
+            )
+        return self
 
 
 class ModelConfig(ComputeConfig):
@@ -140,3 +188,11 @@ class OptimizerConfig(Section):
 
     distributed: bool = True
     """Shard optimizer states over the data-parallel ranks."""
+
+    implementation: Literal["torch", "apex", "transformer_engine"] = "torch"
+    """Whose AdamW: torch's, or the fused one of either library, which takes one kernel for many
+    parameters."""
+
+    host_frac: float = Field(default=0.0, ge=0, le=1)
+    """Share of the optimizer's fp32 weights and states that is kept, and updated, in host memory;
+    needs ``distributed``."""

@@ -1,9 +1,4 @@
-"""Build a model: spec + layout + precision -> megatron-core model chunks.
-
-Without Transformer Engine, megatron-core's local layers are used with three of our own parts
-plugged in by ModuleSpec: RMSNorm, and the core attention that applies rotary embedding and
-attends by plan.
-"""
+"""Build a model: spec + layout + precision -> megatron-core model chunks."""
 
 from __future__ import annotations
 
@@ -14,17 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from megatron_longrlvr.config.policy import ModelConfig
-from megatron_longrlvr.model.attention import PlannedAttention
-from megatron_longrlvr.model.mcore import (
-    ModuleSpec,
-    TransformerBlockSubmodules,
-    TransformerConfig,
-    get_gpt_layer_local_spec,
-    get_num_layers_to_build,
-    get_transformer_layer_offset,
-)
-from megatron_longrlvr.model.norm import RMSNorm
+from megatron_longrlvr.model.gpu_libraries import require_transformer_engine
+from megatron_longrlvr.model.layer_specs import block_spec
+from megatron_longrlvr.model.mcore import TransformerConfig
 from megatron_longrlvr.model.policy_model import PolicyModel
+from megatron_longrlvr.model.precision import fp8_options, offload_options
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.parallel.groups import ProcessGroups
@@ -56,11 +45,11 @@ def transformer_config(
         qk_layernorm=spec.qk_norm,
         attention_dropout=0.0,
         hidden_dropout=0.0,
-        # These fusions need Apex or Transformer Engine.
-        bias_dropout_fusion=False,
-        bias_activation_fusion=False,
-        masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        # Kernels that torch.compile makes of SwiGLU and of the addition of residuals.
+        bias_dropout_fusion=model.layers == "transformer_engine",
+        bias_activation_fusion=model.layers == "transformer_engine",
+        masked_softmax_fusion=False,  # of a core attention that is not used
+        gradient_accumulation_fusion=False,  # the output layer would need Apex's extension
         # Weights are always filled from Hugging Face tensors, so that they do not depend on
         # the layout; megatron's initialisation is only asked to mark which ones are shards.
         init_method=_leave_as_allocated,
@@ -81,11 +70,13 @@ def transformer_config(
         # Of the dispatchers only this one takes unequal lengths; read by experts alone, but
         # checked for every model.
         moe_token_dispatcher_type="alltoall",
-        **_experts(spec),
+        **_experts(spec, model),
         # megatron-core's batched p2p mixes up the two messages of a pair of ranks on gloo.
         overlap_p2p_comm=layout.vpp > 1,
         batch_p2p_comm=layout.vpp == 1,
         **_recompute(model),
+        **fp8_options(model.fp8),
+        **offload_options(model.offload),
     )
 
 
@@ -99,7 +90,14 @@ def build_chunks(
 def build_chunks_of(
     kind: type[_Chunk], spec: ModelSpec, groups: ProcessGroups, model: ModelConfig
 ) -> tuple[_Chunk, ...]:
-    """This rank's pipeline chunks of a policy or a critic, with weights yet to be filled in."""
+    """This rank's pipeline chunks of a policy or a critic, with weights yet to be filled in.
+
+    Raises:
+        ConfigError: A library that ``model.layers`` asks for does not import.
+    """
+    # FP8 and offloading ask for it too, by the recipe's own checks.
+    if model.layers == "transformer_engine":
+        require_transformer_engine("model.layers=transformer_engine")
     layout = groups.layout
     config = transformer_config(spec, layout, model)
     chunks = []
@@ -109,7 +107,9 @@ def build_chunks_of(
         is_last = groups.pp_rank == layout.pp - 1 and chunk == layout.vpp - 1
         built = kind(
             config=config,
-            transformer_layer_spec=_block_spec(spec, config, vp_stage, groups.pp_rank),
+            transformer_layer_spec=block_spec(
+                spec, config, model.layers, vp_stage=vp_stage, pp_rank=groups.pp_rank
+            ),
             vocab_size=spec.padded_vocab_size(layout.tp),
             max_sequence_length=spec.max_position_embeddings,
             pre_process=is_first,
@@ -127,40 +127,7 @@ def _leave_as_allocated(weight: Tensor) -> Tensor:
     return weight
 
 
-def _block_spec(
-    spec: ModelSpec, config: TransformerConfig, vp_stage: int | None, pp_rank: int
-) -> TransformerBlockSubmodules:
-    first = get_transformer_layer_offset(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
-    kinds = {
-        has_experts: _layer_spec(config, has_experts=has_experts) for has_experts in (False, True)
-    }
-    layers = [kinds[spec.has_experts(layer)] for layer in range(first, first + num_layers)]
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
-
-
-def _layer_spec(config: TransformerConfig, *, has_experts: bool) -> ModuleSpec:
-    layer = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts if has_experts else None,
-        normalization=config.normalization,
-        qk_layernorm=config.qk_layernorm,
-    )
-    _use_own_parts(layer, has_qk_norm=config.qk_layernorm)
-    return layer
-
-
-def _use_own_parts(layer: ModuleSpec, *, has_qk_norm: bool) -> None:
-    parts = layer.submodules
-    parts.input_layernorm = RMSNorm
-    parts.pre_mlp_layernorm = RMSNorm
-    attention = parts.self_attention.submodules
-    attention.core_attention = PlannedAttention
-    if has_qk_norm:
-        attention.q_layernorm = RMSNorm
-        attention.k_layernorm = RMSNorm
-
-
-def _experts(spec: ModelSpec) -> dict[str, object]:
+def _experts(spec: ModelSpec, model: ModelConfig) -> dict[str, object]:
     experts = spec.experts
     if experts is None:
         return {}
@@ -173,9 +140,14 @@ def _experts(spec: ModelSpec) -> dict[str, object]:
         # The softmax over all experts, whose chosen weights do not sum to 1, or over the chosen.
         "moe_router_pre_softmax": not experts.normalize_weights,
         # bf16 logits of neighbouring experts would tie and choose differently in every layout.
-        "moe_router_dtype": "fp32",
-        "moe_router_load_balancing_type": "none",
-        "moe_grouped_gemm": False,  # needs Transformer Engine or a CUDA extension
+        "moe_router_dtype": model.router.dtype,
+        "moe_router_load_balancing_type": (
+            "aux_loss" if model.router.balance_coefficient > 0 else "none"
+        ),
+        # Their coefficients change from step to step: see router_losses.py.
+        "moe_aux_loss_coeff": model.router.balance_coefficient,
+        "moe_z_loss_coeff": model.router.z_coefficient or None,
+        "moe_grouped_gemm": model.layers == "transformer_engine",
         # A list makes checkpoints name every layer, which unequal layers need.
         "moe_layer_freq": pattern if has_dense_layers else 1,
     }

@@ -19,6 +19,7 @@ from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.hf_gather import gather_hf_tensors
 from megatron_longrlvr.model.hf_reader import HfReader
 from megatron_longrlvr.model.hf_spelling import other_spellings
+from megatron_longrlvr.model.parameter_names import has_experts, table_name
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.model.weight_map import (
     Rule,
@@ -33,7 +34,6 @@ DEFAULT_BUCKET_BYTES = 256 * 2**20
 """Large enough that a collective's latency does not count, small beside any model."""
 
 _LAYER_NAME = re.compile(r"decoder\.layers\.(\d+)\.(.*)")
-_EXPERT_NAME = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(.*)")
 _TIED_OUTPUT = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
 
@@ -136,19 +136,12 @@ def parameters_by_name(chunks: Sequence[torch.nn.Module]) -> dict[str, torch.nn.
             name = local_name
             if match := _LAYER_NAME.fullmatch(local_name):
                 layer = decoder.layers[int(match[1])]
-                rest = _in_all_experts(layer, match[2])
+                experts = layer.mlp.local_expert_indices if has_experts(match[2]) else ()
+                rest = table_name(match[2], experts)
                 name = f"decoder.layers.{layer.layer_number - 1}.{rest}"
             assert name not in parameters, f"two chunks of one rank hold {name}"
             parameters[name] = parameter
     return parameters
-
-
-def _in_all_experts(layer: Any, name: str) -> str:  # noqa: ANN401 - a layer of untyped megatron-core
-    match = _EXPERT_NAME.fullmatch(name)
-    if match is None:
-        return name
-    expert = layer.mlp.local_expert_indices[int(match[1])]
-    return f"mlp.experts.local_experts.{expert}.{match[2]}"
 
 
 def _check_parameters(parameters: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> None:

@@ -51,17 +51,27 @@ def localize(
     layout: ParallelLayout,
     cp_rank: int,
     cp_group: ProcessGroup,
+    multiple: int,
     device: torch.device,
 ) -> LocalBatch:
     """Cut a micro-batch for one context-parallel rank.
 
     Every sample's first token must belong to its prompt: nothing predicts it.
+
+    Args:
+        micro_batch: Of all ranks.
+        spec: The model.
+        layout: How it is cut.
+        cp_rank: This rank's place in ``cp_group``.
+        cp_group: Ranks that share the micro-batch.
+        multiple: Its tokens, padding included, divide by this (``precision.row_multiple``).
+        device: Where the tensors go.
     """
     plan = plan_sequences(
         micro_batch.segments,
         cp=layout.cp,
         cp_rank=cp_rank,
-        multiple=layout.sequence_multiple,
+        multiple=multiple,
         device=device,
     )
     token_ids = micro_batch.token_ids.to(device)

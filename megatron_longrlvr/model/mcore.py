@@ -7,10 +7,18 @@ CPU tensors; importing it from here sees to that.
 # ruff: noqa: E402 - install() has to come before the imports it prepares
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from megatron_longrlvr.model.cpu.adamw_resume import mend_adamw_resume
 from megatron_longrlvr.model.cpu.install import install
 
 install()
+mend_adamw_resume()
 
+import megatron.core.optimizer as _optimizers
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
@@ -28,9 +36,14 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
+from megatron.core.extensions.transformer_engine import TENorm
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import distrib_optimizer as _distrib_optimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import (
@@ -62,6 +75,7 @@ __all__ = [
     "ShardedObject",
     "ShardedTensor",
     "StrictHandling",
+    "TENorm",
     "TorchDistLoadShardedStrategy",
     "TransformerBlockSubmodules",
     "TransformerConfig",
@@ -74,7 +88,35 @@ __all__ = [
     "get_cuda_rng_tracker",
     "get_forward_backward_func",
     "get_gpt_layer_local_spec",
+    "get_gpt_layer_with_transformer_engine_spec",
     "get_megatron_optimizer",
     "get_num_layers_to_build",
     "get_transformer_layer_offset",
+    "using_adam",
 ]
+
+
+@contextlib.contextmanager
+def using_adam(adam: type[torch.optim.Optimizer]) -> Iterator[None]:
+    """Let ``get_megatron_optimizer`` build this AdamW.
+
+    By itself megatron-core takes the first that imports of Transformer Engine's, Apex's and
+    torch's.
+
+    Args:
+        adam: Torch's ``AdamW``, or the ``FusedAdam`` of either library.
+    """
+    # Read while the optimizer is built, and not again.
+    places: list[tuple[Any, str, object]] = [
+        (_optimizers, "Adam", adam),
+        (_optimizers, "USING_PYTORCH_OPTIMIZER", adam is torch.optim.AdamW),
+        (_distrib_optimizer, "Adam", adam),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, value in places:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for (owner, name, _), value in zip(places, before, strict=True):
+            setattr(owner, name, value)

@@ -16,6 +16,7 @@ from megatron_longrlvr.config.policy import ModelConfig
 from megatron_longrlvr.model.build import DTYPES
 from megatron_longrlvr.model.local_batch import LocalBatch, localize, placeholder
 from megatron_longrlvr.model.policy_model import PolicyModel
+from megatron_longrlvr.model.precision import row_multiple
 from megatron_longrlvr.model.schedule import run_pipeline
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.device import device
@@ -60,6 +61,7 @@ class Network:
                 layout=layout,
                 cp_rank=self.groups.cp_rank,
                 cp_group=self.groups.cp,
+                multiple=row_multiple(layout, self.model.fp8),
                 device=device(),
             )
             for micro_batch in padded

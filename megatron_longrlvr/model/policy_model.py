@@ -37,6 +37,8 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
             Before the last chunk [L, 1, H]; on the last chunk [N, H] after the final norm, the
             same on every tensor-parallel rank; backward sums over them.
         """
+        if self.config.fine_grained_activation_offloading:
+            self.preprocess_for_fine_grained_offloading()
         hidden = None
         if self.pre_process:
             hidden = self.embedding(input_ids=token_ids.unsqueeze(0), position_ids=None)

@@ -62,10 +62,11 @@ class Trainee:
 
         self.optimizer_config = optimizer
         self.num_optimizer_steps = num_optimizer_steps
+        fp8 = network.model.fp8
         self.wrapped = wrap_for_training(
-            network.chunks, network.groups, is_distributed=optimizer.distributed
+            network.chunks, network.groups, is_distributed=optimizer.distributed, fp8=fp8
         )
-        self.optimizer = build_optimizer(self.wrapped, optimizer, dtype=network.dtype)
+        self.optimizer = build_optimizer(self.wrapped, optimizer, dtype=network.dtype, fp8=fp8)
 
     def _step(self, packed: PackedBatch, run: Run, *, names: Sequence[str]) -> Step:
         """Take one optimizer step.

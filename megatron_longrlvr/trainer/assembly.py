@@ -18,7 +18,9 @@ from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.evaluation.runner import Evaluator
 from megatron_longrlvr.model.flops import forward_flops, group_work
 from megatron_longrlvr.model.learner import Learner, LearnerSettings
+from megatron_longrlvr.model.optimizer import describe_optimizer
 from megatron_longrlvr.model.policy import Policy, load_policy
+from megatron_longrlvr.model.precision import describe
 from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
 from megatron_longrlvr.parallel.collectives import (
     all_ranks_agree,
@@ -106,6 +108,7 @@ def assemble(
     journal = _open_journal(config, groups, run_dir, first_step=first_step)
     if checkpoint is not None:
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
+    journal.say(f"{describe(config.model)}; optimizer {describe_optimizer(learner.optimizer)}")
     for note in length_notes:
         journal.say(note)
     scorer = build_scorer(

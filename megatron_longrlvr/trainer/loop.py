@@ -11,6 +11,7 @@ from megatron_longrlvr.checkpoint.store import save_checkpoint
 from megatron_longrlvr.config.training import TrainerConfig
 from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.evaluation.runner import Evaluator
+from megatron_longrlvr.model.precision import row_multiple
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
@@ -109,7 +110,13 @@ def say_stopped(run: TrainingRun, step: int) -> None:
 def _workload(run: TrainingRun) -> Workload:
     learner, algorithm = run.parts.learner, run.parts.algorithm
     passes = int(algorithm.proximal == "recompute") + int(learner.reference is not None)
-    return Workload(spec=learner.policy.spec, layout=run.groups.layout, num_logprob_passes=passes)
+    policy, layout = learner.policy, run.groups.layout
+    return Workload(
+        spec=policy.spec,
+        layout=layout,
+        row_multiple=row_multiple(layout, policy.model.fp8),
+        num_logprob_passes=passes,
+    )
 
 
 def _warn_of_repeated_prompts(run: TrainingRun, step: int, metrics: Mapping[str, float]) -> None:

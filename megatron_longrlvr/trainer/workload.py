@@ -30,6 +30,9 @@ class Workload:
 
     spec: ModelSpec
     layout: ParallelLayout
+    row_multiple: int
+    """Number that the tokens of a row, padding included, divide by."""
+
     num_logprob_passes: int
     """Forward passes before the update: the proximal policy's where it is recomputed, and the
     reference's where there is one."""
@@ -57,7 +60,7 @@ class Workload:
         return padded_lengths(
             [segment.num_tokens for segment in micro_batch.segments],
             cp=self.layout.cp,
-            multiple=self.layout.sequence_multiple,
+            multiple=self.row_multiple,
         )
 
 

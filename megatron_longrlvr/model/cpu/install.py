@@ -1,6 +1,6 @@
 """Makes unmodified megatron-core run on CPU tensors and gloo.
 
-Everything here is a no-op where CUDA is present. A patch replaces a call that needs a device by
+``install`` does nothing where CUDA is present. A patch replaces a call that needs a device by
 one that does the same on the CPU; blocks that megatron-core lacks without Transformer Engine are
 given to it as module specs elsewhere, not patched in.
 """
@@ -13,6 +13,7 @@ import warnings
 import torch
 
 from megatron_longrlvr.model.cpu import patches
+from megatron_longrlvr.model.cpu.adamw_resume import mend_adamw_resume
 from megatron_longrlvr.model.cpu.cuda_api import patch_cuda_api
 from megatron_longrlvr.model.cpu.factories import patch_factories
 from megatron_longrlvr.model.cpu.megatron_checkpoint import patch_megatron_checkpoint
@@ -48,6 +49,7 @@ def install() -> tuple[str, ...]:
         warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed")
         patch_megatron_random()
         patch_megatron_optimizer()
+        mend_adamw_resume()
         patch_megatron_mappings()
         patch_megatron_moe()
         patch_megatron_checkpoint()

@@ -17,6 +17,13 @@ AHEAD = {
     "algorithm.mismatch": {"importance": "truncated"},
 }
 
+VLLM = {"rollout.engine": "vllm_colocated"}
+FP8 = {
+    "model.dtype": "bf16",
+    "model.layers": "transformer_engine",
+    "model.fp8": {"kind": "blockwise", "parameters": True},
+}
+
 ACCEPTED = [
     pytest.param(AHEAD, 2, id="samples-ahead"),
     pytest.param({}, 2, id="as-written"),
@@ -50,9 +57,9 @@ ACCEPTED = [
         2,
         id="other-files",
     ),
+    pytest.param({**VLLM, **FP8}, 2, id="fp8-with-vllm"),
+    pytest.param({"optimizer.host_frac": 0.5}, 2, id="optimizer-half-on-the-host"),
 ]
-
-VLLM = {"rollout.engine": "vllm_colocated"}
 
 REFUSED = [
     pytest.param(
@@ -167,6 +174,48 @@ REFUSED = [
         "evaluation.data holds prompts of data.train",
         id="training-file",
     ),
+    pytest.param(FP8, 2, "model.fp8.kind=blockwise .* use vllm_colocated", id="fp8-decoding"),
+    pytest.param(
+        {**VLLM, **FP8, "model.offload": {"kind": "layers", "num_layers": 1}, "layout": {"pp": 2}},
+        2,
+        "model.offload.kind=layers .* layout.pp=2",
+        id="layers-offloaded-in-a-pipeline",
+    ),
+    pytest.param(
+        {"optimizer.host_frac": 0.5, "optimizer.distributed": False},
+        2,
+        "optimizer.host_frac=0.5 needs optimizer.distributed=true",
+        id="whole-optimizer-on-the-host",
+    ),
+]
+
+TE = {"model.layers": "transformer_engine"}
+REFUSED_MODELS = [
+    pytest.param({"model.fp8": {"kind": "current"}}, r"^test: model.*fp8.kind=current", id="fp8"),
+    pytest.param(
+        {**TE, "model.fp8": {"kind": "mxfp8"}}, "fp8.kind=mxfp8 .* dtype=fp32", id="fp8-of-fp32"
+    ),
+    pytest.param({"model.fp8": {"kind": "int8"}}, "model.fp8.kind='int8': use", id="kind"),
+    pytest.param(
+        {"model.fp8": {"kind": "delayed", "bf16_layers_at_end": 1}},
+        "unknown key 'model.fp8.bf16_layers_at_end'",
+        id="delayed-scales-all-layers",
+    ),
+    pytest.param(
+        {"model.offload": {"kind": "layers", "num_layers": 1}},
+        "offload.kind=layers .* layers=local",
+        id="offload-without-te",
+    ),
+    pytest.param(
+        {**TE, "model.offload": {"kind": "layers", "num_layers": 1}, "model.recompute": "full"},
+        "offload.kind=layers .* recompute=full",
+        id="offload-and-recompute",
+    ),
+    pytest.param(
+        {**TE, "model.offload": {"kind": "modules", "modules": ["attn_proj"]}},
+        "attn_proj without core_attn",
+        id="offload-of-a-product-alone",
+    ),
 ]
 
 
@@ -180,6 +229,12 @@ def test_impossible_settings_are_refused_by_key(changes, world_size, message):
     config = train_config(**changes)
     with pytest.raises(ConfigError, match=f"^{message}"):
         check_train_config(config, world_size=world_size)
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_MODELS)
+def test_impossible_computation_is_refused_by_key(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train_config(**changes)
 
 
 def test_behavior_of_another_engine_is_not_the_proximal_policy():
