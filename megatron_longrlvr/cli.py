@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_longrlvr import __version__
+from megatron_longrlvr.aligner.presence import find_presence
 from megatron_longrlvr.errors import (
     CheckpointError,
     ConfigError,
@@ -137,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Reinforcement learning of long-context language models on megatron-core, "
         "with verifiable context rewards.",
     )
-    parser.add_argument("--version", action="version", version=f"longrlvr {__version__}")
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = _command(commands, "train", "train a policy with GRPO", _TRAIN_EXAMPLES, _train)
@@ -223,6 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
         return error.EXIT_CODE
     return code
+
+
+def _version() -> str:
+    return f"longrlvr {__version__} ({find_presence().describe()})"
 
 
 def _command(

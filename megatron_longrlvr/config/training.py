@@ -130,6 +130,10 @@ class AlgorithmConfig(Section):
 class TrainerConfig(Section):
     """Length of the run and what happens periodically; 0 switches a schedule off."""
 
+    loop: Literal["native", "nemo_aligner"] = "native"
+    """``nemo_aligner`` has NeMo-Aligner's ``PPOTrainer`` drive the same parts; a run may go on with
+    the other loop."""
+
     steps: int = Field(gt=0)
     eval_every: int = Field(default=0, ge=0)
     """Held-out evaluation every so many steps, and at the start and the end."""

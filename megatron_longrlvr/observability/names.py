@@ -161,6 +161,21 @@ REFIT_VERIFY_S = "refit/verify_s"
 MEMORY_HOST_PEAK_GIB = "memory/host_peak_gib"
 MEMORY_DEVICE_PEAK_GIB = "memory/device_peak_gib"
 
+# What NeMo-Aligner's loop says; only with trainer.loop=nemo_aligner. Its durations nest.
+ALIGNER_ROLLOUT_S = "aligner/rollout_s"
+ALIGNER_PREPARE_FOR_INFERENCE_S = "aligner/prepare_for_inference_s"
+ALIGNER_BATCH_ITERATOR_INIT_S = "aligner/batch_iterator_init_s"
+ALIGNER_GENERATE_S = "aligner/generate_s"
+ALIGNER_LOGPROBS_S = "aligner/logprobs_s"
+ALIGNER_CRITIC_WAIT_S = "aligner/critic_wait_s"
+ALIGNER_FINISH_INFERENCE_S = "aligner/finish_inference_s"
+ALIGNER_TRAIN_S = "aligner/train_s"
+ALIGNER_VALIDATION_S = "aligner/validation_s"
+"""Of the measurement that was made last, which may be several steps back."""
+
+ALIGNER_PROMPT_TOKENS_MEAN = "aligner/prompt_tokens_mean"
+ALIGNER_CONSUMED_SAMPLES = "aligner/consumed_samples"
+
 
 def judge_failed_by(reason: str) -> str:
     """Name of the number of answers without verdict for one reason."""

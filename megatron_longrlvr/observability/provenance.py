@@ -30,6 +30,8 @@ LIBRARIES = (
     "transformers",
     "transformer-engine",
     "vllm",
+    "nemo-aligner",
+    "nemo-toolkit",
     "numpy",
     "pydantic",
     "safetensors",

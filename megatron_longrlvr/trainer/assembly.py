@@ -133,6 +133,7 @@ def assemble(
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
         groups=groups,
+        tokenizer=tokenizer,
         run_dir=run_dir,
         journal=journal,
         first_step=first_step,

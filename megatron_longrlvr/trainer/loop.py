@@ -9,6 +9,7 @@ from megatron_longrlvr.checkpoint.manifest import checkpoint_directory, prune
 from megatron_longrlvr.checkpoint.run_state import RunState
 from megatron_longrlvr.checkpoint.store import save_checkpoint
 from megatron_longrlvr.config.training import TrainerConfig
+from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.evaluation.runner import Evaluator
 from megatron_longrlvr.model.precision import row_multiple
@@ -36,6 +37,7 @@ class TrainingRun:
     evaluator: Evaluator | None
     trainer: TrainerConfig
     groups: ProcessGroups
+    tokenizer: Tokenizer
     run_dir: RunDir
     journal: Journal
     first_step: int
@@ -76,9 +78,22 @@ def train(run: TrainingRun, stop: StopRequest) -> bool:
     return True
 
 
-def record(run: TrainingRun, outcome: StepOutcome, *, step: int) -> None:
-    """Write what a step did, and its samples where they are due; every rank calls this."""
-    metrics = step_metrics(outcome, run.groups, _workload(run))
+def record(
+    run: TrainingRun,
+    outcome: StepOutcome,
+    *,
+    step: int,
+    extra: Mapping[str, float] | None = None,
+) -> None:
+    """Write what a step did, and its samples where they are due; every rank calls this.
+
+    Args:
+        run: Of this rank.
+        outcome: What the step did.
+        step: Counted from 1.
+        extra: Further metrics by name.
+    """
+    metrics = {**step_metrics(outcome, run.groups, _workload(run)), **(extra or {})}
     run.journal.record_step(step, metrics)
     _warn_of_repeated_prompts(run, step, metrics)
     if Every(run.trainer.sample_every).is_due(step) or step == run.trainer.steps:

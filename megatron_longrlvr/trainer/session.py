@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.schema import TrainConfig
@@ -22,7 +22,7 @@ from megatron_longrlvr.parallel.groups import (
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.trainer.assembly import assemble
 from megatron_longrlvr.trainer.interrupt import StopRequest
-from megatron_longrlvr.trainer.loop import train
+from megatron_longrlvr.trainer.loop import TrainingRun, train
 from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.run_dir import RunDir, claim_run_dir
 
@@ -60,7 +60,7 @@ def run_training(config: TrainConfig) -> int:
             return 0
         run = assemble(config, groups, run_dir, is_stop_asked=lambda: stop.signal_name is not None)
         try:
-            is_complete = train(run, stop)
+            is_complete = training_loop(config.trainer.loop)(run, stop)
             if is_complete and config.trainer.export_hf:
                 export_policy(
                     run.parts.learner.policy,
@@ -76,6 +76,21 @@ def run_training(config: TrainConfig) -> int:
         if is_complete and groups.rank == 0:
             run_dir.mark_finished(config.trainer.steps)
     return 0 if is_complete else STOPPED_EXIT_CODE
+
+
+def training_loop(
+    name: Literal["native", "nemo_aligner"],
+) -> Callable[[TrainingRun, StopRequest], bool]:
+    """The loop that a recipe names.
+
+    Raises:
+        ConfigError: It needs a library that is not installed.
+    """
+    if name == "nemo_aligner":
+        from megatron_longrlvr.aligner import loop as aligner_loop
+
+        return aligner_loop.train
+    return train
 
 
 def share_run_dir(config: Section, path: Path, groups: ProcessGroups) -> RunDir:

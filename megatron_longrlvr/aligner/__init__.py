@@ -1,0 +1,1 @@
+"""NeMo-Aligner's PPO loop over our learner, engines, rewards, checkpoints and records."""

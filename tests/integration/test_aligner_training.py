@@ -1,0 +1,252 @@
+"""Runs driven by NeMo-Aligner's own ``PPOTrainer.fit()``, beside the same runs in our loop.
+
+Promise: from the same start and the same scripted samples both loops take the same advantages,
+losses, gradient norms and weights, in every layout, to the last bit: they ask the same parts for
+the same things in the same order. A run may change its loop at a checkpoint. Stops, outages and
+steps that teach nothing end alike.
+
+Not covered: NeMo itself, which is not installed here; names stand in for it.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_longrlvr.aligner import loop as aligner_loop
+from megatron_longrlvr.data.response_format import render_response
+from megatron_longrlvr.errors import JudgeUnavailable
+from megatron_longrlvr.observability.metric_log import read_metric_log
+from megatron_longrlvr.observability.samples import list_samples, read_samples
+from megatron_longrlvr.parallel.groups import start_process_groups
+from megatron_longrlvr.parallel.layout import ParallelLayout
+from megatron_longrlvr.rollout.scripted import ScriptedEngine, ScriptedResponse
+from megatron_longrlvr.trainer import loop as native_loop
+from megatron_longrlvr.trainer.assembly import assemble
+from megatron_longrlvr.trainer.interrupt import StopRequest
+from megatron_longrlvr.trainer.run_dir import claim_run_dir
+from megatron_longrlvr.trainer.session import run_training
+from tests.support.judge_server import JudgeServer, Reply, verdict
+from tests.support.judges import judge_settings
+from tests.support.learners import gather_weights
+from tests.support.runs import toy_config
+
+LOOPS = {"native": native_loop.train, "nemo_aligner": aligner_loop.train}
+# What a clock or an allocator measures, and what one of the loops says alone.
+NOT_COMPARED = ("timing/", "memory/", "rollout/tokens_per_s", "aligner/")
+LAYOUTS = [
+    pytest.param(1, {}, id="one-rank"),
+    pytest.param(2, {}, id="dp2"),
+    pytest.param(2, {"tp": 2}, id="tp2"),
+    pytest.param(2, {"pp": 2}, id="pp2"),
+]
+
+
+def run(rank, world_size, config):  # noqa: ARG001
+    return run_training(config)
+
+
+def both(run_dir, **changes):
+    """The same configuration for either loop."""
+    return {
+        loop: toy_config(run_dir / loop, trainer__loop=loop, **changes)
+        for loop in ("native", "nemo_aligner")
+    }
+
+
+def metrics(run_dir):
+    """(kind, step) -> metrics that must repeat."""
+    return {
+        (record.kind.value, record.step): {
+            name: value
+            for name, value in record.metrics.items()
+            if not name.startswith(NOT_COMPARED)
+        }
+        for record in read_metric_log(run_dir / "metrics.jsonl")
+    }
+
+
+def samples(run_dir):
+    return [record for path in list_samples(run_dir) for record in read_samples(path)]
+
+
+class Watched:
+    """The guard of a run, which sees every batch before it is learned from."""
+
+    def __init__(self, guard):
+        self.guard = guard
+        self.seen = []
+
+    def inspect(self, batches, samples):
+        corrected, gap = self.guard.inspect(batches, samples)
+        for batch in corrected:
+            for one in batch.packed.micro_batches:
+                self.seen.append((tuple(one.sample_ids), one.advantages.tolist()))
+        return corrected, gap
+
+
+def script(step, prompt, index):
+    """Right and grounded, then ever less; the second step's first prompts earn nothing at all."""
+    evidence = sorted(prompt.evidence_chunk_ids)
+    if step == 2 and index < 2:
+        return ScriptedResponse(text=render_response(cited_chunk_ids=[], answer="ada"))
+    answer = prompt.reference_answers[0] if index == 0 else "ben rope"
+    cited = evidence[: len(evidence) - index]
+    return ScriptedResponse(text=render_response(cited_chunk_ids=cited, answer=answer))
+
+
+def scripted_run(rank, world_size, config):  # noqa: ARG001
+    """Metrics by step, what was learned from, and the weights at the end."""
+    layout = ParallelLayout.from_config(config.layout, world_size)
+    groups = start_process_groups(layout, seed=config.run.seed)
+    run_dir = claim_run_dir(config, Path(config.run.dir), may_write=True)
+    whole = assemble(config, groups, run_dir)
+    parts = whole.parts
+    engine = ScriptedEngine(script, whole.tokenizer)
+    watched = Watched(parts.guard)
+    sampler = replace(parts.collector.sampler, engine=engine)
+    parts = replace(
+        parts,
+        collector=replace(parts.collector, sampler=sampler),
+        publisher=engine,
+        guard=watched,
+    )
+    assert LOOPS[config.trainer.loop](replace(whole, parts=parts), StopRequest())
+    whole.journal.close()
+    whole.close()
+    weights = {name: one.tolist() for name, one in gather_weights(parts.learner).items()}
+    return watched.seen, weights
+
+
+@pytest.mark.parametrize(("world_size", "layout"), LAYOUTS)
+def test_both_loops_learn_the_same(request, tmp_path, world_size, layout):
+    pool = request.getfixturevalue(f"pool{world_size}")
+    changes = {f"layout__{axis}": degree for axis, degree in layout.items()}
+    configs = both(
+        tmp_path,
+        trainer__steps=3,
+        trainer__eval_every=0,
+        algorithm__updates_per_step=2,
+        **changes,
+    )
+    results = {loop: pool.run(scripted_run, config) for loop, config in configs.items()}
+    ours, theirs = metrics(tmp_path / "native"), metrics(tmp_path / "nemo_aligner")
+    assert theirs == ours
+    for step in (1, 2, 3):
+        assert ours["train", step]["update/grad_norm"] > 0
+    for own, aligned in zip(results["native"], results["nemo_aligner"], strict=True):
+        assert aligned[0] == own[0], "samples and advantages"
+        assert len({value for _, advantages in own[0] for value in advantages}) > 4
+        assert aligned[1] == own[1], "weights"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(
+            {
+                "algorithm__dynamic_sampling": {"enabled": True, "max_rounds": 2},
+                "algorithm__whiten_advantages": True,
+                "algorithm__advantage": "dr_grpo",
+            },
+            id="further-rounds",
+        ),
+        pytest.param({"algorithm__kl": {"coefficient": 0.01}}, id="reference"),
+        pytest.param(
+            {"rewards__variant": "outcome_only", "rollout__temperature": 1e-4}, id="teaches-nothing"
+        ),
+    ],
+)
+def test_a_recipe_makes_the_same_run_in_either_loop(pool1, tmp_path, changes):
+    configs = both(tmp_path, trainer__steps=2, trainer__eval_every=1, **changes)
+    for config in configs.values():
+        assert pool1.run(run, config) == [0]
+    assert metrics(tmp_path / "nemo_aligner") == metrics(tmp_path / "native")
+    assert samples(tmp_path / "nemo_aligner") == samples(tmp_path / "native")
+    skipped = metrics(tmp_path / "nemo_aligner")["train", 2]["update/skipped"]
+    assert skipped == float("rewards__variant" in changes)
+
+
+def test_a_run_goes_on_with_the_other_loop(pool2, tmp_path):
+    # Evaluation and checkpoints whose periods do not divide each other, which PPOTrainer refuses.
+    periods = {"trainer__eval_every": 2, "trainer__save_every": 3}
+    straight = toy_config(tmp_path / "straight", trainer__steps=4, **periods)
+    assert pool2.run(run, straight) == [0, 0]
+    for first, second in (("native", "nemo_aligner"), ("nemo_aligner", "native")):
+        folder = tmp_path / first
+        begun = toy_config(folder, trainer__steps=2, trainer__loop=first, **periods)
+        assert pool2.run(run, begun) == [0, 0]
+        whole = toy_config(folder, trainer__steps=4, trainer__loop=second, **periods)
+        assert pool2.run(run, whole) == [0, 0]
+        assert metrics(folder) == metrics(tmp_path / "straight")
+        assert samples(folder) == samples(tmp_path / "straight")
+
+
+def stopped_run(rank, world_size, config):  # noqa: ARG001
+    """A run that is asked to stop before its first step ends."""
+    groups = start_process_groups(
+        ParallelLayout.from_config(config.layout, world_size), seed=config.run.seed
+    )
+    run_dir = claim_run_dir(config, Path(config.run.dir), may_write=True)
+    whole = assemble(config, groups, run_dir)
+    stop = StopRequest()
+    stop.signal_name = "SIGTERM"
+    is_complete = LOOPS[config.trainer.loop](whole, stop)
+    whole.journal.close()
+    whole.close()
+    return is_complete
+
+
+def test_a_stop_is_heard_after_the_step_in_progress(pool1, tmp_path):
+    for loop, config in both(tmp_path, trainer__steps=3, trainer__eval_every=2).items():
+        assert pool1.run(stopped_run, config) == [False]
+        folder = tmp_path / loop
+        assert list(metrics(folder)) == [("eval", 0), ("train", 1)]
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]
+
+
+def test_a_run_without_verdicts_stops_with_a_checkpoint_of_the_step_before(pool1, tmp_path):
+    is_broken = [False]
+
+    def script(request):
+        return Reply(status=503) if is_broken[0] else verdict("ada" in request.answer)
+
+    with JudgeServer(script) as server:
+        settings = judge_settings(
+            endpoints=[{"url": server.url}],
+            retry__max_attempts=1,
+            breaker__failures=1000,
+            outage__action="stop",
+        )
+        judged = {
+            "rewards__answer": "judge",
+            "rewards__judge": settings,
+            "trainer__eval_every": 0,
+            "trainer__save_every": 1,
+        }
+        config = toy_config(tmp_path, trainer__loop="nemo_aligner", trainer__steps=1, **judged)
+        assert pool1.run(run, config) == [0]
+        is_broken[0] = True
+        longer = toy_config(tmp_path, trainer__loop="nemo_aligner", trainer__steps=3, **judged)
+        assert pool1.run(run, longer) == [JudgeUnavailable.EXIT_CODE]
+        assert list(metrics(tmp_path)) == [("train", 1)]
+        is_broken[0] = False
+        assert pool1.run(run, longer) == [0]
+    assert list(metrics(tmp_path)) == [("train", 1), ("train", 2), ("train", 3)]
+
+
+def test_what_the_loop_says_stands_beside_the_same_numbers_of_ours(pool1, tmp_path):
+    config = toy_config(tmp_path, trainer__loop="nemo_aligner", trainer__steps=2)
+    assert pool1.run(run, config) == [0]
+    first, second = (
+        record.metrics
+        for record in read_metric_log(tmp_path / "metrics.jsonl")
+        if record.kind.value == "train"
+    )
+    # 4 prompts of 4 samples each.
+    assert first["aligner/consumed_samples"] == 16
+    assert second["aligner/consumed_samples"] == 32
+    for metrics_of_step in (first, second):
+        assert metrics_of_step["aligner/rollout_s"] >= metrics_of_step["aligner/generate_s"] > 0
+        parts = metrics_of_step["aligner/rollout_s"] + metrics_of_step["aligner/train_s"]
+        assert parts >= metrics_of_step["timing/step_s"]
