@@ -26,12 +26,8 @@ from megatron_longrlvr.config.mismatch import MismatchConfig
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.stages import MicroBatch, TrainBatch
 
-NUM_DECILES = 10
 THRESHOLDS = (0.01, 0.1, 1.0)
 """Absolute gaps (nats) above which tokens are counted."""
-
-PROMPT_BOUNDS = (1024, 4096, 16_384, 65_536)
-"""Prompt lengths (tokens) that samples are told apart by."""
 
 _NUM_OVERALL = 4 + len(THRESHOLDS)
 
@@ -64,8 +60,8 @@ class GapSums:
         """Of no tokens."""
         return cls(
             overall=torch.zeros(_NUM_OVERALL, dtype=torch.float64),
-            deciles=torch.zeros(NUM_DECILES, 2, dtype=torch.float64),
-            prompts=torch.zeros(len(PROMPT_BOUNDS) + 1, 2, dtype=torch.float64),
+            deciles=torch.zeros(names.NUM_DECILES, 2, dtype=torch.float64),
+            prompts=torch.zeros(len(names.PROMPT_BOUNDS), 2, dtype=torch.float64),
             largest=0.0,
         )
 
@@ -90,7 +86,7 @@ class GapSums:
         for decile, (number, total) in enumerate(self.deciles.tolist()):
             if number:
                 found[names.mismatch_decile(decile)] = total / number
-        for lowest, (number, total) in zip((0, *PROMPT_BOUNDS), self.prompts.tolist(), strict=True):
+        for lowest, (number, total) in zip(names.PROMPT_BOUNDS, self.prompts.tolist(), strict=True):
             if number:
                 found[names.mismatch_prompt(lowest)] = total / number
         return found
@@ -149,10 +145,10 @@ def _sample_sums(gap: Tensor, behavior: Tensor, prompt_tokens: int) -> GapSums:
     above = [(absolute > threshold).sum() for threshold in THRESHOLDS]
     parts = [torch.tensor(size), wide.sum(), absolute.sum(), divergence.cpu(), *above]
     sums.overall.copy_(torch.stack([part.double() for part in parts]))
-    decile = torch.arange(size) * NUM_DECILES // size
-    sums.deciles[:, 0] += torch.bincount(decile, minlength=NUM_DECILES)
-    sums.deciles[:, 1] += torch.bincount(decile, weights=absolute, minlength=NUM_DECILES)
-    bucket = sum(prompt_tokens >= bound for bound in PROMPT_BOUNDS)
+    decile = torch.arange(size) * names.NUM_DECILES // size
+    sums.deciles[:, 0] += torch.bincount(decile, minlength=names.NUM_DECILES)
+    sums.deciles[:, 1] += torch.bincount(decile, weights=absolute, minlength=names.NUM_DECILES)
+    bucket = names.PROMPT_BOUNDS.index(names.prompt_bucket(prompt_tokens))
     sums.prompts[bucket] += torch.tensor([float(size), float(absolute.sum())])
     return replace(sums, largest=float(absolute.max()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from megatron_longrlvr.config.alarms import AlarmsConfig
 from megatron_longrlvr.config.policy import LayoutConfig, ModelConfig, OptimizerConfig
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.config.task import DataConfig, EvaluationConfig, RewardsConfig
@@ -33,3 +34,4 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig
     trainer: TrainerConfig
     evaluation: EvaluationConfig | None = None
+    alarms: AlarmsConfig = AlarmsConfig()

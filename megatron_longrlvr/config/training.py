@@ -147,6 +147,14 @@ class TrainerConfig(Section):
     sample_every: int = Field(default=1, ge=0)
     """Write ``samples/step_*.jsonl`` every so many steps."""
 
+    eval_samples: int = Field(default=16, ge=0)
+    """Held-out prompts whose responses are written at each evaluation, ``samples/heldout_*.jsonl``;
+    always the same ones, so that a report can show how they change."""
+
+    gradient_parts_every: int = Field(default=0, ge=0)
+    """Measure the gradient of each term of the reward every so many steps; takes about as long as
+    three more updates of the step's first batch, and changes nothing in the run."""
+
     tensorboard: bool = True
 
     export_hf: bool = False

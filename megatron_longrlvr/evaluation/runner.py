@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_longrlvr.config.task import EvaluationConfig
+from megatron_longrlvr.observability import names
+from megatron_longrlvr.observability.grounding import grounding_tally, measured_means
 from megatron_longrlvr.observability.step_metrics import eval_metrics, eval_tally
 from megatron_longrlvr.observability.tally import Tally
 from megatron_longrlvr.parallel.collectives import sum_over
@@ -44,6 +46,11 @@ class Evaluator:
         )
         rollouts = self.engine.generate(batch, params, on_sample=self.scorer.begin)
         scored = self.scorer.score(rollouts)
-        tally = eval_tally(scored)
-        summed = Tally.from_vector(tally.names, sum_over(self.groups.dp, tally.to_vector()))
-        return eval_metrics(summed), scored
+        found = measured_means(self._summed(grounding_tally(scored)))
+        return {
+            **eval_metrics(self._summed(eval_tally(scored))),
+            **{names.held_out(name): value for name, value in found.items()},
+        }, scored
+
+    def _summed(self, tally: Tally) -> Tally:
+        return Tally.from_vector(tally.names, sum_over(self.groups.dp, tally.to_vector()))

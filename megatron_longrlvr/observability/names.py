@@ -82,6 +82,52 @@ REWARD_WRONG_UNGROUNDED_FRAC = "reward/wrong_ungrounded_frac"
 REWARD_GROUNDED_GIVEN_RIGHT = "reward/grounded_given_right"
 """Share of the right answers whose citations are grounded; unmeasured without a right answer."""
 
+# Whether a reward has anything to say to a group, and to the choice of one evidence chunk; over
+# valid samples. Parts of the reward are named as in ``rewards/composite.py``.
+SIGNAL_FLAT_ANSWER_FRAC = "signal/flat_answer_frac"
+"""Groups that earn the same answer reward throughout: without signal under outcome-only."""
+
+SIGNAL_FLAT_CONTEXT_FRAC = "signal/flat_context_frac"
+"""Groups that cite equally well throughout."""
+
+SIGNAL_FLAT_REWARD_FRAC = "signal/flat_reward_frac"
+"""Groups without signal under the reward of this run."""
+
+SIGNAL_OTHERS_CITED_FRAC = "signal/others_cited_frac"
+"""Over evidence chunks of samples: all *other* evidence of the prompt is cited. The factor by which
+the paper says an outcome-only gradient shrinks; 1 where there is no other evidence."""
+
+SIGNAL_OTHERS_CITED_INDEPENDENT_FRAC = "signal/others_cited_independent_frac"
+"""The same if chunks were cited independently of each other, as the paper assumes: the product of
+the rates at which the samples of a group cite each of the others."""
+
+SIGNAL_RIGHT_GIVEN_ALL_CITED = "signal/right_given_all_cited"
+"""Share of right answers where all evidence is cited, or all but one chunk, or less. The paper's
+all-or-nothing assumption is that the last two are equal."""
+
+SIGNAL_RIGHT_GIVEN_ONE_MISSING = "signal/right_given_one_missing"
+SIGNAL_RIGHT_GIVEN_MORE_MISSING = "signal/right_given_more_missing"
+
+# How well evidence is found, where; citations count as far as the reward counted them.
+GROUNDING_CITATIONS_MEAN = "grounding/citations_mean"
+"""Ids as written, repeats included."""
+
+GROUNDING_REPEATED_CITATIONS_FRAC = "grounding/repeated_citations_frac"
+"""Written ids that the response has written before."""
+
+GROUNDING_UNKNOWN_CITATIONS_FRAC = "grounding/unknown_citations_frac"
+"""Written ids that no chunk carries."""
+
+# Signs that the reward is being gamed: shares of all samples, see ``observability/alarms.py``.
+ALARM_PREFIX = "alarm/"
+"""Followed by the name of an alarm and ``_frac``; see :func:`alarm_frac`."""
+
+ALARM_LENGTH_RATIO = "alarm/length_ratio"
+"""Mean response length over that of the first steps of the run."""
+
+ALARM_RAISED = "alarm/raised"
+"""Number of alarms above their threshold."""
+
 # Held-out measurement.
 EVAL_SAMPLES = "eval/samples"
 EVAL_PROMPTS = "eval/prompts"
@@ -175,6 +221,81 @@ ALIGNER_VALIDATION_S = "aligner/validation_s"
 
 ALIGNER_PROMPT_TOKENS_MEAN = "aligner/prompt_tokens_mean"
 ALIGNER_CONSUMED_SAMPLES = "aligner/consumed_samples"
+
+
+EVIDENCE_BOUNDS = (1, 2, 3, 4, 5, 9)
+"""Numbers of evidence chunks that prompts are told apart by; the last is open."""
+
+PROMPT_BOUNDS = (0, 1024, 4096, 16_384, 65_536)
+"""Prompt lengths (tokens) that samples are told apart by; the last is open."""
+
+NUM_DECILES = 10
+
+
+def evidence_bucket(num_evidence: int) -> int:
+    """Largest of the bounds that a number of evidence chunks reaches."""
+    return max(bound for bound in EVIDENCE_BOUNDS if bound <= num_evidence)
+
+
+def prompt_bucket(num_tokens: int) -> int:
+    """Largest of the bounds that a prompt's length reaches."""
+    return max(bound for bound in PROMPT_BOUNDS if bound <= num_tokens)
+
+
+def others_cited_by_evidence(lowest: int) -> str:
+    """``signal/others_cited_frac`` of prompts with ``lowest`` evidence chunks to the next bound."""
+    return f"signal/evidence_from_{lowest}_others_cited_frac"
+
+
+def evidence_gradient(part: str) -> str:
+    """Name of the pull of a part of the reward on citing an evidence chunk.
+
+    Covariance, within groups, of the part with "this evidence chunk is cited", mean over evidence
+    chunks: the gradient with respect to the logit of a chunk that is cited by a coin of its own.
+    """
+    return f"signal/evidence_gradient_{part}"
+
+
+def advantage_variance_frac(part: str) -> str:
+    """Name of the share of the advantages' variance that a part of the reward brings in.
+
+    The shares of all parts add up to 1; one that pulls against the rest is negative.
+    """
+    return f"signal/advantage_variance_{part}_frac"
+
+
+def part_grad_norm(part: str) -> str:
+    """Name of the norm of the gradient that a part of the reward sends, on measured steps."""
+    return f"signal/grad_norm_{part}"
+
+
+def grounding_by_evidence(lowest: int, quantity: str) -> str:
+    """Name of a quantity over prompts with ``lowest`` evidence chunks to the next bound."""
+    return f"grounding/evidence_from_{lowest}_{quantity}_mean"
+
+
+def grounding_by_prompt(lowest: int, quantity: str) -> str:
+    """Name of a quantity over prompts from ``lowest`` tokens to the next bound."""
+    return f"grounding/prompt_from_{lowest}_{quantity}_mean"
+
+
+def grounding_by_decile(decile: int, quantity: str) -> str:
+    """Name of a quantity over chunks that begin in a tenth of their document, from 0.
+
+    ``recall``: share of the evidence there that is cited; ``precision``: share of the citations
+    there that is evidence; ``cited``: share of all chunks there that is cited.
+    """
+    return f"grounding/decile_{decile}_{quantity}_frac"
+
+
+def alarm_frac(alarm: str) -> str:
+    """Name of the share of samples that look like an alarm."""
+    return f"{ALARM_PREFIX}{alarm}_frac"
+
+
+def held_out(name: str) -> str:
+    """Name under which a held-out measurement logs what training logs under ``name``."""
+    return f"eval/{name}"
 
 
 def judge_failed_by(reason: str) -> str:

@@ -1,12 +1,15 @@
 """``samples/step_000012.jsonl``: what the policy wrote and what each response earned.
 
+Beside the samples of training steps lie those of held-out measurements, ``heldout_000012.jsonl``;
+``alarms/step_000012.jsonl`` has examples of what raised an alarm.
+
 One JSON object per sample. A line holds its whole prompt, so that it can be read alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from megatron_longrlvr.observability.files import write_atomically
 from megatron_longrlvr.stages import ScoredSample
 
 SAMPLES_DIR = "samples"
+ALARMS_DIR = "alarms"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,25 +61,59 @@ class SampleRecord:
     alarms: Sequence[str] = field(default_factory=list)
     """Kinds of attempt to influence the judge."""
 
+    suspicions: Sequence[str] = field(default_factory=list)
+    """What the response looks like that rewards should not pay for; ``observability/alarms.py``."""
+
 
 def samples_path(run_dir: Path, step: int) -> Path:
-    """File that holds the samples of a step."""
+    """File that holds the samples of a training step."""
     return run_dir / SAMPLES_DIR / f"step_{step:06d}.jsonl"
 
 
+def heldout_path(run_dir: Path, step: int) -> Path:
+    """File that holds samples of the measurement after a step."""
+    return run_dir / SAMPLES_DIR / f"heldout_{step:06d}.jsonl"
+
+
+def alarms_path(run_dir: Path, step: int) -> Path:
+    """File that holds examples of the alarms of a step."""
+    return run_dir / ALARMS_DIR / f"step_{step:06d}.jsonl"
+
+
 def list_samples(run_dir: Path) -> list[Path]:
-    """Sample files of a run in the order of steps."""
+    """Sample files of training steps, in the order of steps."""
     return sorted((run_dir / SAMPLES_DIR).glob("step_*.jsonl"))
 
 
-def write_samples(run_dir: Path, scored: Sequence[ScoredSample], *, step: int) -> Path:
+def list_heldout(run_dir: Path) -> list[Path]:
+    """Sample files of held-out measurements, in the order of steps."""
+    return sorted((run_dir / SAMPLES_DIR).glob("heldout_*.jsonl"))
+
+
+def list_alarms(run_dir: Path) -> list[Path]:
+    """Files with examples of alarms, in the order of steps."""
+    return sorted((run_dir / ALARMS_DIR).glob("step_*.jsonl"))
+
+
+def write_samples(
+    path: Path,
+    scored: Sequence[ScoredSample],
+    *,
+    step: int,
+    suspect: Callable[[ScoredSample], Sequence[str]] = lambda _: (),
+) -> Path:
     """Write the samples of all ranks; one rank calls this.
+
+    Args:
+        path: One of the three above.
+        scored: In the order of the file.
+        step: That they belong to.
+        suspect: What a sample looks like.
 
     Returns:
         The file, complete or not there at all.
     """
-    path = samples_path(run_dir, step)
-    records = (to_record(one, step=step) for one in scored)
+    records = (to_record(one, step=step, suspicions=suspect(one)) for one in scored)
     # ASCII, because a tokenizer can decode to halves of surrogate pairs, which no file takes.
     lines = (json.dumps(asdict(record)) + "\n" for record in records)
     write_atomically(path, "".join(lines))
@@ -92,7 +130,7 @@ def read_samples(path: Path) -> list[SampleRecord]:
     return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 
-def to_record(scored: ScoredSample, *, step: int) -> SampleRecord:
+def to_record(scored: ScoredSample, *, step: int, suspicions: Sequence[str] = ()) -> SampleRecord:
     """Flatten a scored sample and its prompt."""
     sample = scored.sample
     prompt = sample.prompt
@@ -117,6 +155,7 @@ def to_record(scored: ScoredSample, *, step: int) -> SampleRecord:
         verdict=None if scored.judgement is None else scored.judgement.verdict.value,
         verdict_reason="" if scored.judgement is None else scored.judgement.reason,
         alarms=list(scored.alarms),
+        suspicions=list(suspicions),
     )
 
 

@@ -64,7 +64,7 @@ def train_tally(batch: ScoredBatch) -> Tally:
     Rewards run over valid samples only: an invalid one earned nothing that is known.
     """
     valid = [scored for scored in batch.scored if scored.is_valid]
-    groups = _groups(batch)
+    groups = groups_of(batch)
     return (
         _writing_tally(batch)
         + _earning_tally(valid)
@@ -89,7 +89,7 @@ def advantage_tally(batch: AdvantageBatch) -> Tally:
 def eval_tally(batch: ScoredBatch) -> Tally:
     """Count a held-out batch; means run over valid samples, as in training."""
     valid = [scored for scored in batch.scored if scored.is_valid]
-    by_prompt = [[scored for scored in group if scored.is_valid] for group in _groups(batch)]
+    by_prompt = [[scored for scored in group if scored.is_valid] for group in groups_of(batch)]
     answers = [_mean_part(group, "answer") for group in by_prompt if group]
     f_betas = [_mean_part(group, "context_f_beta") for group in by_prompt if group]
     return Tally.of(
@@ -152,7 +152,7 @@ def _writing_tally(batch: ScoredBatch) -> Tally:
     }
     return Tally.of(
         {
-            names.ROLLOUT_PROMPTS: [1.0] * len(_groups(batch)),
+            names.ROLLOUT_PROMPTS: [1.0] * len(groups_of(batch)),
             names.ROLLOUT_SAMPLES: [1.0] * len(lengths),
             names.ROLLOUT_RESPONSE_TOKENS: lengths,
             names.ROLLOUT_RESPONSE_TOKENS_MEAN: lengths,
@@ -212,7 +212,8 @@ def _stderr(tally: Tally, values: str, squares: str) -> float:
     return tally.std(values, squares) / math.sqrt(count - 1) if count > 1 else math.nan
 
 
-def _groups(batch: ScoredBatch) -> list[Sequence[ScoredSample]]:
+def groups_of(batch: ScoredBatch) -> list[Sequence[ScoredSample]]:
+    """Samples of each prompt."""
     size = batch.group_size
     return [batch.scored[start : start + size] for start in range(0, len(batch.scored), size)]
 

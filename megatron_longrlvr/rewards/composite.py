@@ -93,6 +93,25 @@ def _match_written(cited: Sequence[int], evidence: Set[int], beta: float) -> Evi
     return match_evidence_as_released(cited, evidence, beta=beta)
 
 
+def split_reward(config: RewardsConfig, *, answer: float, f_beta: float) -> dict[str, float]:
+    """Terms of a reward by name, :data:`REWARD_TERMS`; they add up to it.
+
+    Args:
+        config: Supplies variant and eta.
+        answer: Answer reward.
+        f_beta: Citation agreement by the variant's rule.
+    """
+    eta = config.context.eta
+    if config.variant == "outcome_only":
+        return {"answer": answer, "context": 0.0, "joint": 0.0}
+    if config.variant == "context_only":
+        return {"answer": 0.0, "context": f_beta, "joint": 0.0}
+    return {"answer": answer, "context": eta * f_beta, "joint": (1 - eta) * answer * f_beta}
+
+
+REWARD_TERMS = ("answer", "context", "joint")
+"""What is paid for the answer alone, for citing whatever the answer, and for both together."""
+
 VARIANTS: Mapping[str, RewardVariant] = {
     "longrlvr": RewardVariant(match=_match_set, combine=answer_and_context),
     "authors_code": RewardVariant(match=_match_written, combine=answer_and_context),

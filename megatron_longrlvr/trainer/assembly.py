@@ -34,7 +34,9 @@ from megatron_longrlvr.rollout.engine import AheadEngine, OwnEngine, SamplingPar
 from megatron_longrlvr.stages import Sample
 from megatron_longrlvr.trainer.async_loop import SamplesAhead
 from megatron_longrlvr.trainer.collect import Collector
+from megatron_longrlvr.trainer.diagnostics import build_diagnostics
 from megatron_longrlvr.trainer.engines import build_engine
+from megatron_longrlvr.trainer.gradient_parts import GradientParts
 from megatron_longrlvr.trainer.journal import Journal, open_journal, silent_journal
 from megatron_longrlvr.trainer.judging import build_scorer
 from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
@@ -129,9 +131,16 @@ def assemble(
             peers=data_parallel_peers(groups),
             cost=training_cost(learner.policy.spec, config.algorithm),
             guard=build_guard(config, learner.policy, engine),
+            gradient_parts=GradientParts(
+                every=config.trainer.gradient_parts_every,
+                rewards=config.rewards,
+                algorithm=config.algorithm,
+                peers=data_parallel_peers(groups),
+            ),
         ),
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
+        diagnostics=build_diagnostics(config, groups, run_dir.path, first_step=first_step),
         groups=groups,
         tokenizer=tokenizer,
         run_dir=run_dir,

@@ -17,9 +17,10 @@ from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.groups import ProcessGroups
+from megatron_longrlvr.trainer.diagnostics import Diagnostics
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import Journal
-from megatron_longrlvr.trainer.report_step import save_samples, step_metrics
+from megatron_longrlvr.trainer.report_step import save_heldout, save_samples, step_metrics
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.step import StepOutcome, StepParts, run_step
@@ -36,6 +37,7 @@ class TrainingRun:
     parts: StepParts
     evaluator: Evaluator | None
     trainer: TrainerConfig
+    diagnostics: Diagnostics
     groups: ProcessGroups
     tokenizer: Tokenizer
     run_dir: RunDir
@@ -93,11 +95,14 @@ def record(
         step: Counted from 1.
         extra: Further metrics by name.
     """
+    scored = outcome.prepared.collected.scored
     metrics = {**step_metrics(outcome, run.groups, _workload(run)), **(extra or {})}
+    metrics.update(run.diagnostics.measure(scored, metrics))
     run.journal.record_step(step, metrics)
+    run.diagnostics.raise_alarms(scored, metrics, run_dir=run.run_dir.path, journal=run.journal)
     _warn_of_repeated_prompts(run, step, metrics)
     if Every(run.trainer.sample_every).is_due(step) or step == run.trainer.steps:
-        save_samples(outcome, run.groups, run.run_dir.path, step=step)
+        save_samples(scored, run.groups, run.run_dir.path, suspect=run.diagnostics.suspect)
 
 
 def is_eval_due(run: TrainingRun, step: int) -> bool:
@@ -152,11 +157,19 @@ def evaluate(run: TrainingRun, *, step: int) -> None:
     if run.evaluator is None or run.trainer.eval_every == 0:
         return
     try:
-        metrics, _ = run.evaluator.evaluate()
+        metrics, scored = run.evaluator.evaluate()
     except JudgeUnavailable:
         save(run, step=step, extra={EVAL_DUE: 1})
         raise
     run.journal.record_eval(step, metrics)
+    save_heldout(
+        scored,
+        run.groups,
+        run.run_dir.path,
+        step=step,
+        num_prompts=run.trainer.eval_samples,
+        suspect=run.diagnostics.suspect,
+    )
     beat()
 
 

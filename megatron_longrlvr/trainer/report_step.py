@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -10,9 +12,10 @@ import torch.distributed as dist
 
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.judge_metrics import judge_metrics, judge_tally
-from megatron_longrlvr.observability.samples import write_samples
+from megatron_longrlvr.observability.samples import heldout_path, samples_path, write_samples
 from megatron_longrlvr.observability.step_metrics import (
     advantage_tally,
+    groups_of,
     train_metrics,
     train_tally,
     update_metrics,
@@ -21,10 +24,13 @@ from megatron_longrlvr.observability.tally import Tally
 from megatron_longrlvr.parallel.collectives import gather_objects, sum_over
 from megatron_longrlvr.parallel.device import device, has_cuda, peak_memory_gib, peak_tflops
 from megatron_longrlvr.parallel.groups import ProcessGroups
-from megatron_longrlvr.stages import UpdateStats
+from megatron_longrlvr.stages import ScoredBatch, ScoredSample, UpdateStats
 from megatron_longrlvr.trainer.step import StepOutcome
 from megatron_longrlvr.trainer.stopwatch import PARTS
 from megatron_longrlvr.trainer.workload import Workload, utilization
+
+Suspect = Callable[[ScoredSample], Sequence[str]]
+"""Names of the alarms that a sample looks like."""
 
 
 def step_metrics(
@@ -43,6 +49,7 @@ def step_metrics(
         **update_metrics(_mean_over_updates(outcome.updates)),
         **_workload_metrics(outcome, groups, workload, timing),
         **prepared.gap,
+        **prepared.signal,
         **outcome.refit,
         names.UPDATE_SKIPPED: float(not outcome.updates),
         names.ROLLOUT_ROUNDS: float(prepared.collected.rounds),
@@ -77,11 +84,44 @@ def _workload_metrics(
     return {**metrics, **utilization(metrics, timing, ranks=ranks, peak_tflops=peak)}
 
 
-def save_samples(outcome: StepOutcome, groups: ProcessGroups, run_dir: Path, *, step: int) -> None:
-    """Write the step's samples of all data-parallel ranks; every rank calls this."""
-    gathered = gather_objects(tuple(outcome.prepared.collected.scored.scored), groups.dp)
+def save_samples(
+    batch: ScoredBatch, groups: ProcessGroups, run_dir: Path, *, suspect: Suspect
+) -> None:
+    """Write a step's samples of all data-parallel ranks; every rank calls this."""
+    gathered = gather_objects(tuple(batch.scored), groups.dp)
     if groups.rank == 0:
-        write_samples(run_dir, [scored for share in gathered for scored in share], step=step)
+        everything = [scored for share in gathered for scored in share]
+        path = samples_path(run_dir, batch.step)
+        write_samples(path, everything, step=batch.step, suspect=suspect)
+
+
+def save_heldout(
+    batch: ScoredBatch,
+    groups: ProcessGroups,
+    run_dir: Path,
+    *,
+    step: int,
+    num_prompts: int,
+    suspect: Suspect,
+) -> None:
+    """Write the samples of the first held-out prompts; every rank calls this.
+
+    Args:
+        batch: This data-parallel rank's share; prompts were dealt one by one.
+        groups: Of this rank.
+        run_dir: Of the run.
+        step: After which was measured.
+        num_prompts: Over all ranks; 0 writes nothing.
+        suspect: What a sample looks like.
+    """
+    if num_prompts == 0:
+        return
+    share = math.ceil(num_prompts / groups.layout.dp)
+    gathered = gather_objects(groups_of(batch)[:share], groups.dp)
+    if groups.rank == 0:
+        dealt = [group for row in zip_longest(*gathered) for group in row if group is not None]
+        written = [scored for group in dealt[:num_prompts] for scored in group]
+        write_samples(heldout_path(run_dir, step), written, step=step, suspect=suspect)
 
 
 def _staleness_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:

@@ -22,7 +22,7 @@ FINISHED_FILE = "finished.json"
 # identity.
 _MAY_CHANGE = frozenset(
     {
-        *("run.dir", "run.name", "trainer", "layout"),
+        *("run.dir", "run.name", "trainer", "layout", "alarms"),
         *(f"rewards.judge.{name}" for name in ("endpoints", "retry", "breaker", "outage", "cache")),
         *(
             f"rollout.server.{name}"

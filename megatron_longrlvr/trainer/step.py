@@ -19,6 +19,7 @@ from megatron_longrlvr.stages import (
     UpdateStats,
 )
 from megatron_longrlvr.trainer.collect import Collected, Collector
+from megatron_longrlvr.trainer.gradient_parts import GradientParts
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
 
@@ -37,6 +38,7 @@ class StepParts:
     """Work of training on a group, to even it out over the ranks."""
 
     guard: MismatchGuard
+    gradient_parts: GradientParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class Prepared:
 
     gap: Mapping[str, float]
     """Between engine and learner, by metric name; empty where the learner takes its word."""
+
+    signal: Mapping[str, float]
+    """Gradient by term of the reward, by metric name; empty on steps that do not measure it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +113,7 @@ def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Pre
     advantages = assign_advantages(collected.for_training, parts.algorithm)
     if parts.algorithm.whiten_advantages:
         advantages = whiten_advantages(advantages, parts.peers)
-    packed = pack(
-        advantages,
-        config=parts.algorithm,
-        max_response_tokens=parts.max_response_tokens,
-        peers=parts.peers,
-        cost=parts.cost,
-    )
+    packed = _pack(parts, advantages)
     # Counts are global, so all ranks leave out the same batches.
     useful = [batch for batch in packed if batch.num_global_samples > 0]
     samples = [one.sample for one in collected.for_training.scored]
@@ -122,6 +121,26 @@ def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Pre
         # Before the first update: the proximal policy is the one that starts the step.
         batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in useful]
         corrected, gap = parts.guard.inspect(batches, samples)
+    signal: Mapping[str, float] = {}
+    if corrected:  # on all ranks alike
+        signal = parts.gradient_parts.measure(
+            parts.learner, advantages, corrected[0], pack=lambda batch: _pack(parts, batch)
+        )
     return Prepared(
-        collected=collected, advantages=advantages, packed=useful, batches=corrected, gap=gap
+        collected=collected,
+        advantages=advantages,
+        packed=useful,
+        batches=corrected,
+        gap=gap,
+        signal=signal,
+    )
+
+
+def _pack(parts: StepParts, advantages: AdvantageBatch) -> Sequence[PackedBatch]:
+    return pack(
+        advantages,
+        config=parts.algorithm,
+        max_response_tokens=parts.max_response_tokens,
+        peers=parts.peers,
+        cost=parts.cost,
     )

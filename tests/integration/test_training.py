@@ -18,7 +18,12 @@ from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary, write_toy_tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.observability.metric_log import read_metric_log
-from megatron_longrlvr.observability.samples import list_samples, read_samples
+from megatron_longrlvr.observability.samples import (
+    list_alarms,
+    list_heldout,
+    list_samples,
+    read_samples,
+)
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, run_training
 from tests.support.runs import toy_config
 from tests.support.tiny_models import save_tiny_model
@@ -105,6 +110,58 @@ def test_stopping_at_a_checkpoint_and_going_on_changes_nothing(pool2, straight, 
     assert pool2.run(run, toy_config(tmp_path)) == [0, 0]
     assert metrics(tmp_path) == metrics(straight)
     assert samples(tmp_path) == samples(straight)
+
+
+def test_measuring_gradients_by_term_changes_nothing_else(pool2, straight, tmp_path):
+    config = toy_config(tmp_path, trainer__gradient_parts_every=2)
+    assert pool2.run(run, config) == [0, 0]
+    found = metrics(tmp_path)
+    norms = {
+        key: {name: record.pop(name) for name in list(record) if "signal/grad_norm" in name}
+        for key, record in found.items()
+    }
+    assert found == metrics(straight)
+    assert samples(tmp_path) == samples(straight)
+    assert [key for key, measured in norms.items() if measured] == [("train", 2), ("train", 4)]
+    # With one update a step, before clipping: the gradient of that update.
+    for step in (2, 4):
+        whole = norms["train", step]["signal/grad_norm_reward"]
+        assert whole == pytest.approx(found["train", step]["update/grad_norm"], rel=LAYOUT_RTOL)
+
+
+def test_diagnostics_are_logged_with_every_step(straight):
+    for record in (metrics(straight)["train", step] for step in range(1, 5)):
+        assert record["signal/flat_reward_frac"] == pytest.approx(
+            1 - record["reward/groups_informative_frac"]
+        )
+        # Every prompt has four evidence chunks.
+        assert record["grounding/evidence_from_4_recall_mean"] == pytest.approx(
+            record["reward/context_recall_mean"]
+        )
+        assert 0 <= record["signal/others_cited_frac"] <= 1
+        assert record["alarm/cites_nothing_frac"] >= 0
+
+
+def test_held_out_responses_to_the_same_prompts_are_kept(straight):
+    by_step = [read_samples(path) for path in list_heldout(straight)]
+    assert [records[0].step for records in by_step] == [0, 2, 4]
+    asked = [[record.prompt_id for record in records] for records in by_step]
+    # Six held-out prompts, all of them below trainer.eval_samples.
+    assert asked[0] == asked[1] == asked[2]
+    assert len(set(asked[0])) == 6
+
+
+def test_a_raised_alarm_keeps_examples(pool2, tmp_path):
+    config = toy_config(
+        tmp_path,
+        trainer__steps=1,
+        alarms={"cited_frac": 0.01, "raised_frac": 0.01, "examples": 1},
+    )
+    assert pool2.run(run, config) == [0, 0]
+    (path,) = list_alarms(tmp_path)
+    examples = read_samples(path)
+    assert 1 <= len([one for one in examples if "cites_everything" in one.suspicions]) <= 2
+    assert metrics(tmp_path)["train", 1]["alarm/raised"] >= 1
 
 
 @pytest.mark.parametrize("layout", [{"tp": 2}, {"pp": 2}, {"cp": 2}], ids=str)

@@ -29,12 +29,14 @@ def scored_sample(
     text: str = "response",
     chunks: tuple[str, ...] = ("zero", "one", "two", "three"),
     evidence: tuple[int, ...] = (1, 2),
+    question: str = "which?",
+    answer_text: str | None = "42",
 ) -> ScoredSample:
     prompt = Prompt(
         prompt_id=prompt_id,
         text="document and question",
         token_ids=[5, 6],
-        question="which?",
+        question=question,
         chunks=list(chunks),
         evidence_chunk_ids=frozenset(evidence),
         reference_answers=["42", "forty-two"],
@@ -59,7 +61,7 @@ def scored_sample(
             "format_ok": float(outcome == "ok"),
         },
         cited_chunk_ids=list(cited),
-        answer="42",
+        answer=answer_text,
         parse_outcome=outcome,
         is_valid=is_valid,
     )

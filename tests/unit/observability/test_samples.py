@@ -16,7 +16,7 @@ AWKWARD_TEXT = 'two\nlines, a "quote", <answer>\u2028line separator, \u00e9\t\x0
 
 def test_sample_comes_back_with_its_prompt(tmp_path):
     scored = scored_sample(reward=0.5, answer=1.0, cited=(2, 2, 9), text=AWKWARD_TEXT, num_tokens=4)
-    path = write_samples(tmp_path, [scored], step=12)
+    path = write_samples(samples_path(tmp_path, 12), [scored], step=12)
     assert path == tmp_path / "samples" / "step_000012.jsonl"
     assert read_samples(path) == [
         SampleRecord(
@@ -49,13 +49,13 @@ def test_sample_comes_back_with_its_prompt(tmp_path):
 
 def test_lone_surrogate_in_a_response_survives(tmp_path):
     # Byte-level tokenizers can decode to text that no encoding accepts.
-    path = write_samples(tmp_path, [scored_sample(text="half \ud83d")], step=1)
+    path = write_samples(samples_path(tmp_path, 1), [scored_sample(text="half \ud83d")], step=1)
     assert read_samples(path)[0].response_text == "half \ud83d"
 
 
 def test_files_are_listed_in_the_order_of_steps(tmp_path):
     for step in (1000000, 2, 10):
-        write_samples(tmp_path, [scored_sample()], step=step)
+        write_samples(samples_path(tmp_path, step), [scored_sample()], step=step)
     assert list_samples(tmp_path) == [samples_path(tmp_path, step) for step in (2, 10, 1000000)]
 
 
@@ -64,17 +64,17 @@ def test_run_without_samples_lists_none(tmp_path):
 
 
 def test_failed_write_leaves_the_earlier_file(tmp_path):
-    path = write_samples(tmp_path, [scored_sample(text="first")], step=1)
+    path = write_samples(samples_path(tmp_path, 1), [scored_sample(text="first")], step=1)
     broken = scored_sample(reward=object())
     with pytest.raises(TypeError):
-        write_samples(tmp_path, [scored_sample(text="second"), broken], step=1)
+        write_samples(samples_path(tmp_path, 1), [scored_sample(text="second"), broken], step=1)
     assert [record.response_text for record in read_samples(path)] == ["first"]
     assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"step": 1}'], ids=["cut", "list", "keys"])
 def test_line_that_is_no_sample_is_named(tmp_path, line):
-    path = write_samples(tmp_path, [scored_sample()], step=1)
+    path = write_samples(samples_path(tmp_path, 1), [scored_sample()], step=1)
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ValueError, match=r"step_000001\.jsonl:2 is not"):
         read_samples(path)

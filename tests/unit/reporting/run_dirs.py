@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.metric_log import MetricKind, MetricLog, MetricRecord
-from megatron_longrlvr.observability.samples import write_samples
+from megatron_longrlvr.observability.samples import samples_path, write_samples
 from megatron_longrlvr.stages import ScoredSample
 
 CONFIG = {
@@ -37,7 +37,7 @@ def make_run(
             log.append(MetricRecord(step=step, kind=kind, metrics=metrics))
     log.close()
     for step, scored in (samples or {}).items():
-        write_samples(run_dir, scored, step=step)
+        write_samples(samples_path(run_dir, step), scored, step=step)
     return run_dir
 
 

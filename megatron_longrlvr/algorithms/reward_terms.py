@@ -1,0 +1,53 @@
+"""Advantages taken apart by the terms of the reward.
+
+Within a group an advantage is k * (r - mean r) with one k for the group, so each term t of the
+reward r = sum of t has its share k * (t - mean t), and the shares add up. ``leave_one_out`` divides
+by another std for each sample; there k is the one that fits best, and the shares add up nearly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from megatron_longrlvr.config.task import RewardsConfig
+from megatron_longrlvr.rewards.composite import REWARD_TERMS, split_reward
+from megatron_longrlvr.stages import AdvantageBatch, ScoredSample
+
+
+def split_advantages(batch: AdvantageBatch, rewards: RewardsConfig) -> dict[str, list[float]]:
+    """Share of each term of the reward in each sample's advantage, by term.
+
+    Args:
+        batch: This rank's samples in group order; may be empty.
+        rewards: Supplies the terms.
+    """
+    shares: dict[str, list[float]] = {term: [] for term in REWARD_TERMS}
+    pairs = zip(batch.scored, batch.advantages, strict=True)
+    for _, listed in groupby(pairs, key=lambda pair: pair[0].sample.prompt.prompt_id):
+        scored, advantages = zip(*listed, strict=True)
+        split = [_terms(one, rewards) for one in scored]
+        scale = _scale([math.fsum(terms.values()) for terms in split], advantages)
+        for term, listed_shares in shares.items():
+            centred = _centred([terms[term] for terms in split])
+            listed_shares += [scale * value for value in centred]
+    return shares
+
+
+def _terms(scored: ScoredSample, rewards: RewardsConfig) -> dict[str, float]:
+    parts = scored.reward_parts
+    return split_reward(rewards, answer=parts["answer"], f_beta=parts["context_f_beta"])
+
+
+def _scale(rewards: Sequence[float], advantages: Sequence[float]) -> float:
+    """Least squares of advantages on centred rewards; 0 where the rewards are equal."""
+    centred = _centred(rewards)
+    square = math.fsum(value**2 for value in centred)
+    product = math.fsum(a * value for a, value in zip(advantages, centred, strict=True))
+    return product / square if square else 0.0
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    mean = math.fsum(values) / len(values)
+    return [value - mean for value in values]
