@@ -93,9 +93,22 @@ recognised; name the fields of any other:
   longrlvr score mine.jsonl --field response=output --field reference=target --field id=key
 """
 _REPORT_EXAMPLES = """
-Builds one self-contained HTML page from what the runs logged; nothing is computed again:
+Builds one self-contained HTML page from what the runs logged: curves, maps of where evidence is
+found, rollouts to search and compare, timing, health, configuration. It needs no network, and
+secrets are left out of it:
 
   longrlvr report runs/quickstart/outcome_only runs/quickstart/longrlvr --output report.html
+  longrlvr report runs/mine --output report.html --audit audit.json --png figures/
+"""
+_WATCH_EXAMPLES = """
+Serves the page of `longrlvr report` and brings it up to date while the run goes on:
+
+  longrlvr watch runs/mine
+  longrlvr watch runs/outcome_only runs/longrlvr --port 8000
+  ssh -L 8000:localhost:8000 cluster           and open http://localhost:8000 at home
+
+It listens on this machine alone. With --host it can be reached from others; the address that it
+prints then holds a token, without which nothing is shown. LONGRLVR_WATCH_TOKEN may give one.
 """
 _AUDIT_EXAMPLES = """
 Reads JSON lines and parquet in either schema and reports what training would refuse or learn
@@ -188,6 +201,27 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=_new_file, required=True, metavar="FILE")
     report.add_argument("--title", help="heading of the page")
+    report.add_argument(
+        "--audit", type=Path, metavar="FILE", help="show a data audit (longrlvr audit --json)"
+    )
+    report.add_argument(
+        "--png", type=_new_folder, metavar="DIR", help="write the charts here as PNG, for papers"
+    )
+    report.add_argument(
+        "--max-rollouts",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="rollouts on the page, spread over the run (default: 10000)",
+    )
+    watch = _command(commands, "watch", "serve the report live", _WATCH_EXAMPLES, _watch)
+    watch.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    watch.add_argument("--port", type=int, default=8265, help="0 takes any (default: 8265)")
+    watch.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    watch.add_argument(
+        "--refresh", type=_positive, default=10, metavar="SECONDS", help="between two looks"
+    )
+    watch.add_argument("--title", help="heading of the page")
     _add_audit(commands)
     _add_plan(commands)
     theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
@@ -311,6 +345,13 @@ def _new_file(text: str) -> Path:
     return path
 
 
+def _new_folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, must be a directory")
+    return path
+
+
 # Heavy libraries are imported inside the commands, so that --help and --dry-run answer at once.
 
 
@@ -402,8 +443,39 @@ def _score(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from megatron_longrlvr.reporting.page import build_report
 
-    path = build_report(arguments.run_dirs, arguments.output, title=arguments.title)
+    try:
+        path = build_report(
+            arguments.run_dirs,
+            arguments.output,
+            title=arguments.title,
+            audit=arguments.audit,
+            max_rollouts=arguments.max_rollouts,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     print(path)  # noqa: T201 - the command's result
+    if arguments.png is not None:
+        from megatron_longrlvr.reporting.figures import write_figures
+        from megatron_longrlvr.reporting.run_record import load_runs
+
+        figures = write_figures(load_runs(arguments.run_dirs), arguments.png)
+        print("\n".join(map(str, figures)))  # noqa: T201
+    return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from megatron_longrlvr.reporting.watch import WatchRequest, watch
+
+    watch(
+        WatchRequest(
+            run_dirs=tuple(arguments.run_dirs),
+            host=arguments.host,
+            port=arguments.port,
+            refresh_s=arguments.refresh,
+            title=arguments.title,
+        ),
+        say=lambda text: print(text, flush=True),  # noqa: T201 - the command's voice
+    )
     return 0
 
 

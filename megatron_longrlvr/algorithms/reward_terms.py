@@ -8,6 +8,7 @@ by another std for each sample; there k is the one that fits best, and the share
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -16,22 +17,27 @@ from megatron_longrlvr.rewards.composite import REWARD_TERMS, split_reward
 from megatron_longrlvr.stages import AdvantageBatch, ScoredSample
 
 
-def split_advantages(batch: AdvantageBatch, rewards: RewardsConfig) -> dict[str, list[float]]:
-    """Share of each term of the reward in each sample's advantage, by term.
+def split_advantages(batch: AdvantageBatch, rewards: RewardsConfig) -> dict[str, list[list[float]]]:
+    """Share of each term of the reward in the advantages of each sample's tokens, by term.
 
     Args:
-        batch: This rank's samples in group order; may be empty.
+        batch: This rank's samples in group order, the tokens of each with one advantage; may be
+            empty.
         rewards: Supplies the terms.
     """
-    shares: dict[str, list[float]] = {term: [] for term in REWARD_TERMS}
+    shares: dict[str, list[list[float]]] = {term: [] for term in REWARD_TERMS}
     pairs = zip(batch.scored, batch.advantages, strict=True)
     for _, listed in groupby(pairs, key=lambda pair: pair[0].sample.prompt.prompt_id):
         scored, advantages = zip(*listed, strict=True)
         split = [_terms(one, rewards) for one in scored]
-        scale = _scale([math.fsum(terms.values()) for terms in split], advantages)
+        means = [statistics.fmean(tokens) for tokens in advantages]
+        scale = _scale([math.fsum(terms.values()) for terms in split], means)
         for term, listed_shares in shares.items():
             centred = _centred([terms[term] for terms in split])
-            listed_shares += [scale * value for value in centred]
+            listed_shares += [
+                [scale * value] * len(tokens)
+                for value, tokens in zip(centred, advantages, strict=True)
+            ]
     return shares
 
 

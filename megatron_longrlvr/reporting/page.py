@@ -1,44 +1,57 @@
 """The report: one HTML file that shows what some runs logged.
 
-It needs no network and no script, and it computes nothing new. What a policy wrote is untrusted,
-so the template escapes every value; the figures are the only markup that is let through.
+It needs no network and computes nothing new. What a policy wrote is untrusted: it travels as JSON
+in a script element that no browser runs, and the page's own script puts it into text nodes, never
+into markup. A content security policy with the hashes of the page's two scripts keeps everything
+else from running.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from megatron_longrlvr.observability.files import write_atomically
-from megatron_longrlvr.observability.step_metrics import RIGHT_ANSWER
-from megatron_longrlvr.reporting.curves import RUN_COLORS, draw_curves, run_color
-from megatron_longrlvr.reporting.rollouts import ChunkMark, Rollout, select_rollouts
+from megatron_longrlvr.reporting.payload import build_payload, read_audit, to_script_json
+from megatron_longrlvr.reporting.rollouts import MAX_ROLLOUTS
 from megatron_longrlvr.reporting.run_record import RunRecord, load_runs
-from megatron_longrlvr.reporting.tables import (
-    describe_run,
-    differing_settings,
-    f_beta_name,
-    provenance_rows,
-    score_blocks,
-)
 
-TEMPLATE = "template.html"
+STYLES = ("vendor/uPlot.min.css", "css/base.css", "css/sections.css", "css/rollouts.css")
+SCRIPTS = (
+    "js/dom.js",
+    "js/store.js",
+    "js/plots.js",
+    "js/heatmap.js",
+    "js/tables.js",
+    "js/virtual_list.js",
+    "js/word_diff.js",
+    "js/rollout_view.js",
+    "js/rollout_browser.js",
+    "js/sections.js",
+    "js/live.js",
+    "js/main.js",
+)
+"""In this order, as one script."""
 
 _MAX_NAMED_RUNS = 2  # a title with more names is no title
 
-_MARK_CLASSES = {
-    ChunkMark.FOUND: "found",
-    ChunkMark.MISSED: "missed",
-    ChunkMark.WRONG: "wrong",
-    ChunkMark.NONE: "none",
-}
 
-
-def build_report(run_dirs: Sequence[Path], output: Path, *, title: str | None = None) -> Path:
+def build_report(
+    run_dirs: Sequence[Path],
+    output: Path,
+    *,
+    title: str | None = None,
+    audit: Path | None = None,
+    max_rollouts: int = MAX_ROLLOUTS,
+) -> Path:
     """Build a report over one or several runs.
 
     Args:
@@ -46,6 +59,8 @@ def build_report(run_dirs: Sequence[Path], output: Path, *, title: str | None = 
             are said to be missing where they are.
         output: The HTML file; written whole or not at all.
         title: Defaults to the names of the runs.
+        audit: JSON of a data audit, shown in a section of its own.
+        max_rollouts: Over all runs.
 
     Returns:
         ``output``.
@@ -54,50 +69,61 @@ def build_report(run_dirs: Sequence[Path], output: Path, *, title: str | None = 
         ValueError: A file cannot be read; the message names it.
     """
     runs = load_runs(run_dirs)
-    page = render_page(runs, title=title or _default_title(runs))
-    # Halves of surrogate pairs, which a tokenizer can decode to, become question marks.
-    write_atomically(output, page.encode("utf-8", errors="replace").decode("utf-8"))
+    payload = build_payload(
+        runs,
+        title=title or default_title(runs),
+        audit=None if audit is None else read_audit(audit),
+        max_rollouts=max_rollouts,
+    )
+    write_atomically(output, render_page(payload))
     return output
 
 
-def render_page(runs: Sequence[RunRecord], *, title: str) -> str:
-    """Fill the template."""
-    rollouts = select_rollouts(runs)
-    environment = Environment(
-        loader=PackageLoader("megatron_longrlvr.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def render_page(payload: Mapping[str, Any], *, refresh_s: float | None = None) -> str:
+    """Put data, styles and scripts into one page.
+
+    Args:
+        payload: From :func:`build_payload`.
+        refresh_s: Seconds between two looks for newer data, for a page that is served.
+    """
+    library, script = _read("vendor/uPlot.iife.min.js"), _script()
+    hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in (library, script))
+    # A page from disk asks nobody for anything.
+    connect = "'none'" if refresh_s is None else "'self'"
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(_read("page.html")).render(
+        title=payload["title"],
+        policy=(
+            f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+            f"img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'"
+        ),
+        styles=Markup("\n".join(_read(name) for name in STYLES)),
+        library=Markup(library),
+        script=Markup(script),
+        data=Markup(to_script_json(payload)),
+        refresh_s=refresh_s or 0,
     )
-    return environment.get_template(TEMPLATE).render(
-        title=title,
-        runs=runs,
-        f_beta=f_beta_name(runs),
-        score_blocks=score_blocks(runs),
-        settings=differing_settings(runs),
-        provenance=provenance_rows(runs),
-        configs=[json.dumps(run.config, indent=2) for run in runs],
-        curves=[
-            (curve, None if curve.svg is None else Markup(curve.svg)) for curve in draw_curves(runs)
-        ],
-        rollouts=rollouts,
-        open_rollout=_open_rollout(rollouts),
-        descriptions=[describe_run(run) for run in runs],
-        right_answer=RIGHT_ANSWER,
-        mark_classes=_MARK_CLASSES,
-        run_color=run_color,
-        run_colors=list(enumerate(RUN_COLORS)),
-    )
+    # The title may hold halves of surrogate pairs, which no file takes.
+    return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _default_title(runs: Sequence[RunRecord]) -> str:
+def default_title(runs: Sequence[RunRecord]) -> str:
+    """Names of the runs, or their number."""
     if len(runs) > _MAX_NAMED_RUNS:
         return f"{len(runs)} runs"
     return " and ".join(run.label for run in runs)
 
 
-def _open_rollout(rollouts: Sequence[Rollout]) -> int | None:
-    """Index of the one shown unfolded: the best of the last file."""
-    best = [index for index, rollout in enumerate(rollouts) if rollout.rank == 0]
-    return best[-1] if best else None
+def _script() -> str:
+    parts = "\n".join(_read(name) for name in SCRIPTS)
+    return f'(function () {{\n"use strict";\n{parts}\n}})();\n'
+
+
+@cache
+def _read(name: str) -> str:
+    assets = resources.files("megatron_longrlvr.reporting") / "assets"
+    return assets.joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -15,7 +15,7 @@ from megatron_longrlvr.observability.metric_log import (
     read_metric_log,
 )
 from megatron_longrlvr.observability.provenance import PROVENANCE_FILE
-from megatron_longrlvr.observability.samples import list_samples
+from megatron_longrlvr.observability.samples import list_alarms, list_heldout, list_samples
 
 CONFIG_FILE = "config.json"
 
@@ -45,7 +45,10 @@ class RunRecord:
     """One per step and kind, in the order of steps; empty where the run wrote none."""
 
     sample_files: Sequence[Path]
-    """In the order of steps."""
+    """In the order of steps, like those that follow."""
+
+    heldout_files: Sequence[Path] = ()
+    alarm_files: Sequence[Path] = ()
 
     @property
     def metrics_path(self) -> Path:
@@ -84,6 +87,8 @@ def load_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
             provenance=_read_object(run_dir / PROVENANCE_FILE),
             records=_read_records(run_dir / METRICS_FILE),
             sample_files=list_samples(run_dir),
+            heldout_files=list_heldout(run_dir),
+            alarm_files=list_alarms(run_dir),
         )
         for run_dir, config, label in zip(
             run_dirs, configs, _labels(run_dirs, configs), strict=True

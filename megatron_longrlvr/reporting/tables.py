@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,76 @@ def score_blocks(runs: Sequence[RunRecord]) -> list[ScoreBlock]:
         )
         for metric, stderr, title in HELDOUT_SCORES
     ]
+
+
+Z95 = 1.96
+"""Standard errors either side of a mean within which 95 % of normal measurements fall."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A number with its 95 % interval."""
+
+    value: float
+    half_width: float | None
+    """None where no standard error was logged."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonRow:
+    """The last measurement of one score in every run, and its distance from the first run's."""
+
+    metric: str
+    title: str
+    values: Sequence[Interval | None]
+    differences: Sequence[Interval | None]
+    """None for the first run, and where one of the two was not measured."""
+
+
+def comparison_rows(runs: Sequence[RunRecord]) -> list[ComparisonRow]:
+    """Compare runs by their last held-out measurement.
+
+    The interval of a difference adds the variances of both, as if each run had been asked prompts
+    of its own. Runs that are asked the same prompts usually differ by less than that, so it is
+    wider than it need be.
+    """
+    rows = []
+    for metric, stderr, title in HELDOUT_SCORES:
+        values = [_last_interval(run, metric, stderr) for run in runs]
+        rows.append(
+            ComparisonRow(
+                metric=metric,
+                title=title.format(f_beta=f_beta_name(runs)),
+                values=values,
+                differences=[
+                    None if index == 0 else _difference(value, values[0])
+                    for index, value in enumerate(values)
+                ],
+            )
+        )
+    return rows
+
+
+def _last_interval(run: RunRecord, metric: str, stderr: str | None) -> Interval | None:
+    measured = [point for point in run.points(metric) if point.value is not None]
+    if not measured:
+        return None
+    step, value = measured[-1].step, measured[-1].value
+    assert value is not None, "unmeasured points are left out"
+    errors = {point.step: point.value for point in run.points(stderr)} if stderr else {}
+    error = errors.get(step)
+    return Interval(value=value, half_width=None if error is None else Z95 * error, step=step)
+
+
+def _difference(value: Interval | None, base: Interval | None) -> Interval | None:
+    if value is None or base is None:
+        return None
+    half_width = None
+    if value.half_width is not None and base.half_width is not None:
+        half_width = math.hypot(value.half_width, base.half_width)
+    return Interval(value=value.value - base.value, half_width=half_width, step=value.step)
 
 
 def differing_settings(runs: Sequence[RunRecord]) -> list[SettingRow]:

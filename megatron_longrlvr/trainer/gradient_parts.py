@@ -48,7 +48,7 @@ class GradientParts:
         for term, shares in split_advantages(advantages, self.rewards).items():
             norm = 0.0
             # A term that the variant does not pay is 0 on all ranks; they must agree to pass it by.
-            if any(self.peers.gather(any(shares))):
+            if any(self.peers.gather(any(map(any, shares)))):
                 part = self._of_term(batch, pack(replace(advantages, advantages=shares)))
                 norm = gradient_norm(learner, part, self.algorithm)
             norms[names.part_grad_norm(term)] = norm

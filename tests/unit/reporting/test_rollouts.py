@@ -1,96 +1,98 @@
-"""Rollouts to read: spread over runs, steps and rewards, with every chunk marked."""
+"""Rollouts of a page: which files, whole groups, a document once, what is left is counted."""
 
 import pytest
 
-from megatron_longrlvr.observability.samples import to_record
-from megatron_longrlvr.reporting.rollouts import (
-    ChunkMark,
-    mark_chunks,
-    select_rollouts,
-    spread_ranks,
-)
+from megatron_longrlvr.observability.samples import read_samples
+from megatron_longrlvr.reporting import rollouts
+from megatron_longrlvr.reporting.rollouts import FIELDS, rollout_table, spread_groups
 from megatron_longrlvr.reporting.run_record import load_runs
+from tests.support.report_runs import write_run
 from tests.unit.observability.builders import scored_sample
 from tests.unit.reporting.run_dirs import make_run, renamed
 
 
-def samples(*rewards):
-    return [
-        scored_sample(reward=reward, sample_index=index) for index, reward in enumerate(rewards)
-    ]
+def group(name, size=4, **changes):
+    return [scored_sample(prompt_id=name, sample_index=index, **changes) for index in range(size)]
 
 
-def test_two_runs_give_best_middle_and_worst_of_first_and_last_step(tmp_path):
-    by_step = {step: samples(0.0, 0.4, 0.1, 0.3, 0.2) for step in (1, 5, 9)}
-    dirs = [make_run(tmp_path / name, samples=by_step, config=renamed(name)) for name in ("a", "b")]
-    chosen = [
-        (rollout.run_label, rollout.record.step, rollout.record.reward, rollout.standing)
-        for rollout in select_rollouts(load_runs(dirs))
-    ]
-    assert chosen == [
-        (name, step, reward, standing)
+def shown(table, *fields):
+    return [tuple(row[FIELDS.index(field)] for field in fields) for row in table.rollouts]
+
+
+def test_everything_is_shown_where_it_fits(tmp_path):
+    dirs = [
+        make_run(tmp_path / name, samples={1: group("p"), 5: group("q")}, config=renamed(name))
         for name in ("a", "b")
-        for step in (1, 9)
-        for reward, standing in ((0.4, "best of 5"), (0.2, "rank 3 of 5"), (0.0, "worst of 5"))
     ]
-
-
-def test_single_file_is_read_once(tmp_path):
-    run_dir = make_run(tmp_path / "a", samples={1: samples(0.0, 1.0)})
-    assert [rollout.record.reward for rollout in select_rollouts(load_runs([run_dir]))] == [
-        1.0,
-        0.0,
+    table = rollout_table(load_runs(dirs))
+    assert shown(table, "run", "step", "sample") == [
+        (run, step, index) for run in (0, 1) for step in (1, 5) for index in range(4)
     ]
+    assert (table.num_found, table.files_read, table.files_found) == (16, 4, 4)
+    # The same two prompts in both runs.
+    assert [prompt["id"] for prompt in table.prompts] == ["p", "q"]
 
 
-def test_equal_rewards_are_ranked_by_f_beta(tmp_path):
-    scored = [scored_sample(f_beta=value) for value in (0.25, 0.75, 0.5)]
-    run_dir = make_run(tmp_path / "a", samples={1: scored})
-    chosen = select_rollouts(load_runs([run_dir]))
-    assert [rollout.record.reward_parts["context_f_beta"] for rollout in chosen] == [
-        0.75,
-        0.5,
-        0.25,
-    ]
+def test_kinds_of_files_are_told_apart(tmp_path):
+    table = rollout_table(load_runs([write_run(tmp_path / "a", steps=20)]))
+    kinds = [kind for (kind,) in shown(table, "kind")]
+    # 16 samples at steps 10 and 20; 3 held-out prompts at steps 0, 10 and 20.
+    assert (kinds.count("train"), kinds.count("heldout")) == (32, 9)
 
 
-def test_sample_of_unknown_reward_has_no_rank(tmp_path):
-    scored = [*samples(0.5, 0.25), scored_sample(reward=9.0, is_valid=False)]
-    run_dir = make_run(tmp_path / "a", samples={1: scored})
-    chosen = select_rollouts(load_runs([run_dir]))
-    assert [(one.record.reward, one.standing) for one in chosen] == [
-        (0.5, "best of 2"),
-        (0.25, "worst of 2"),
-    ]
-
-
-def test_runs_without_samples_give_none(tmp_path):
-    assert select_rollouts(load_runs([make_run(tmp_path / "a")])) == []
+def test_a_limit_leaves_whole_groups_spread_over_the_files(tmp_path):
+    listed = [one for name in "abcdef" for one in group(name)]
+    run_dir = make_run(tmp_path / "a", samples={1: group("z"), 2: listed, 3: listed})
+    table = rollout_table(load_runs([run_dir]), max_rollouts=20)
+    # The file of 4 needs no more; 8 each for the others: two groups.
+    assert [step for (step,) in shown(table, "step")] == [1] * 4 + [2] * 8 + [3] * 8
+    assert table.num_found == 52
+    assert len({table.prompts[place]["id"] for (place,) in shown(table, "prompt")}) == 3
 
 
 @pytest.mark.parametrize(
-    ("size", "count", "ranks"),
+    ("count", "expected"),
     [
-        pytest.param(256, 3, [0, 128, 255], id="three"),
-        pytest.param(256, 2, [0, 255], id="two"),
-        pytest.param(3, 5, [0, 1, 2], id="all"),
-        pytest.param(0, 3, [], id="none"),
+        pytest.param(9, "aaaabbbb", id="all"),
+        pytest.param(8, "aaaabbbb", id="just"),
+        pytest.param(7, "aaaa", id="one-group"),
+        pytest.param(2, "aa", id="half-a-group"),
+        pytest.param(0, "", id="none"),
     ],
 )
-def test_ranks_reach_from_best_to_worst(size, count, ranks):
-    assert spread_ranks(size, count) == ranks
+def test_groups_are_cut_only_where_not_one_fits(tmp_path, count, expected):
+    run_dir = make_run(tmp_path / "a", samples={1: [*group("a"), *group("b")]})
+    records = read_samples(load_runs([run_dir])[0].sample_files[0])
+    assert "".join(one.prompt_id for one in spread_groups(records, count)) == expected
 
 
-def test_every_chunk_gets_its_mark(tmp_path):
-    scored = scored_sample(evidence=(1, 2), cited=(3, 1, 1, 7, -1))
-    marks = [
-        (chunk.chunk_id, chunk.text, chunk.mark) for chunk in mark_chunks(to_record(scored, step=1))
-    ]
-    assert marks == [
-        (0, "zero", ChunkMark.NONE),
-        (1, "one", ChunkMark.FOUND),
-        (2, "two", ChunkMark.MISSED),
-        (3, "three", ChunkMark.WRONG),
-    ]
-    run_dir = make_run(tmp_path / "a", samples={1: [scored]})
-    assert select_rollouts(load_runs([run_dir]))[0].unknown_ids == [-1, 7]
+def test_too_many_files_are_read_in_part_with_the_newest_among_them(tmp_path):
+    run_dir = make_run(tmp_path / "a", samples={step: group("p") for step in range(1, 8)})
+    runs = load_runs([run_dir])
+    size = runs[0].sample_files[0].stat().st_size
+    table = rollout_table(runs, max_read_bytes=3 * size)
+    assert sorted({step for (step,) in shown(table, "step")}) == [1, 4, 7]
+    assert (table.files_read, table.files_found) == (3, 7)
+
+
+def test_long_texts_are_cut_in_the_middle_and_say_so(tmp_path):
+    text = "b" * 5000 + "e" * 5000
+    scored = scored_sample(text=text, chunks=("c" * 4000, "one"))
+    table = rollout_table(load_runs([make_run(tmp_path / "a", samples={1: [scored]})]))
+    ((response,),) = shown(table, "text")
+    assert response == "b" * 4000 + "\n[... 2000 characters left out ...]\n" + "e" * 4000
+    assert "[... 2500 characters left out ...]" in table.prompts[0]["chunks"][0]
+
+
+def test_beyond_the_budget_documents_keep_what_was_cited_and_what_is_evidence(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rollouts, "MAX_DOCUMENT_CHARS", 6)
+    scored = scored_sample(cited=(3,), evidence=(1,))  # zero, one, two, three
+    table = rollout_table(load_runs([make_run(tmp_path / "a", samples={1: [scored]})]))
+    # "zero" takes 4 of 6, "one" is evidence, "two" does not fit, "three" is cited.
+    assert table.prompts[0]["chunks"] == ["zero", "one", None, "three"]
+
+
+def test_runs_without_samples_give_none(tmp_path):
+    assert rollout_table(load_runs([make_run(tmp_path / "a")])).rollouts == []
