@@ -8,11 +8,12 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib import resources
 
 import pytest
 
 from megatron_longrlvr.observability import names
-from megatron_longrlvr.reporting.page import build_report
+from megatron_longrlvr.reporting.page import SCRIPTS, STYLES, build_report
 from megatron_longrlvr.reporting.payload import to_script_json
 from tests.support.report_runs import ATTACKS
 from tests.unit.observability.builders import scored_sample
@@ -145,6 +146,20 @@ def test_no_script_of_the_page_parses_strings_as_markup(tmp_path):
     own = build(tmp_path, make_run(tmp_path / "a")).scripts[2]
     forbidden = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
     assert [name for name in forbidden if name in own] == []
+
+
+def test_every_script_and_style_is_in_the_page():
+    assets = resources.files("megatron_longrlvr.reporting") / "assets"
+    for folder, used in (("js", SCRIPTS), ("css", STYLES)):
+        there = {f"{folder}/{file.name}" for file in (assets / folder).iterdir()}
+        assert there == {name for name in used if name.startswith(folder)}
+
+
+def test_no_script_or_style_is_too_long_to_maintain():
+    assets = resources.files("megatron_longrlvr.reporting") / "assets"
+    own = [name for name in (*SCRIPTS, *STYLES) if not name.startswith("vendor")]
+    lengths = {name: len((assets / name).read_text().splitlines()) for name in own}
+    assert [name for name, length in lengths.items() if length > 600] == []
 
 
 def test_secrets_of_configuration_and_environment_are_not_in_the_page(tmp_path, monkeypatch):
