@@ -197,31 +197,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--processes", type=_positive, metavar="N", help="default: one for each core"
     )
 
-    report = _command(commands, "report", "build the HTML report", _REPORT_EXAMPLES, _report)
-    report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
-    report.add_argument("--output", type=_new_file, required=True, metavar="FILE")
-    report.add_argument("--title", help="heading of the page")
-    report.add_argument(
-        "--audit", type=Path, metavar="FILE", help="show a data audit (longrlvr audit --json)"
-    )
-    report.add_argument(
-        "--png", type=_new_folder, metavar="DIR", help="write the charts here as PNG, for papers"
-    )
-    report.add_argument(
-        "--max-rollouts",
-        type=_positive,
-        default=10_000,
-        metavar="N",
-        help="rollouts on the page, spread over the run (default: 10000)",
-    )
-    watch = _command(commands, "watch", "serve the report live", _WATCH_EXAMPLES, _watch)
-    watch.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
-    watch.add_argument("--port", type=int, default=8265, help="0 takes any (default: 8265)")
-    watch.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    watch.add_argument(
-        "--refresh", type=_positive, default=10, metavar="SECONDS", help="between two looks"
-    )
-    watch.add_argument("--title", help="heading of the page")
+    _add_report(commands)
     _add_audit(commands)
     _add_plan(commands)
     theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
@@ -290,6 +266,34 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check everything that can be checked, print the resolved configuration and stop",
     )
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = _command(commands, "report", "build the HTML report", _REPORT_EXAMPLES, _report)
+    report.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    report.add_argument("--output", type=_new_file, required=True, metavar="FILE")
+    report.add_argument("--title", help="heading of the page")
+    report.add_argument(
+        "--audit", type=Path, metavar="FILE", help="show a data audit (longrlvr audit --json)"
+    )
+    report.add_argument(
+        "--png", type=_new_folder, metavar="DIR", help="write the charts here as PNG, for papers"
+    )
+    report.add_argument(
+        "--max-rollouts",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="rollouts on the page, spread over the run (default: 10000)",
+    )
+    watch = _command(commands, "watch", "serve the report live", _WATCH_EXAMPLES, _watch)
+    watch.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    watch.add_argument("--port", type=int, default=8265, help="0 takes any (default: 8265)")
+    watch.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    watch.add_argument(
+        "--refresh", type=_positive, default=10, metavar="SECONDS", help="between two looks"
+    )
+    watch.add_argument("--title", help="heading of the page")
 
 
 def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
