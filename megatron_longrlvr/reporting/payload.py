@@ -13,7 +13,12 @@ from megatron_longrlvr.observability.step_metrics import GROUNDED_F_BETA, RIGHT_
 from megatron_longrlvr.reporting.charts import CHARTS, Chart
 from megatron_longrlvr.reporting.metric_columns import metric_columns
 from megatron_longrlvr.reporting.redaction import hide_variables, redact
-from megatron_longrlvr.reporting.rollouts import MAX_ROLLOUTS, Read, rollout_table
+from megatron_longrlvr.reporting.rollouts import (
+    MAX_READ_BYTES,
+    MAX_ROLLOUTS,
+    Read,
+    rollout_table,
+)
 from megatron_longrlvr.reporting.run_record import RunRecord
 from megatron_longrlvr.reporting.tables import (
     comparison_rows,
@@ -32,6 +37,7 @@ def build_payload(
     title: str,
     audit: Mapping[str, Any] | None = None,
     max_rollouts: int = MAX_ROLLOUTS,
+    max_read_bytes: int = MAX_READ_BYTES,
     read: Read = read_samples,
 ) -> dict[str, Any]:
     """Collect what runs logged, without secrets.
@@ -41,6 +47,7 @@ def build_payload(
         title: Heading of the page.
         audit: Of the training data, as ``longrlvr audit --json`` writes it.
         max_rollouts: Over all runs.
+        max_read_bytes: Of sample files, over all runs.
         read: Reads a sample file.
 
     Raises:
@@ -57,7 +64,9 @@ def build_payload(
         "comparison": [asdict(row) for row in comparison_rows(runs)],
         "settings": redact([asdict(row) for row in differing_settings(runs)]),
         "provenance": redact([asdict(row) for row in provenance_rows(runs)]),
-        "table": rollout_table(runs, max_rollouts=max_rollouts, read=read).to_json(),
+        "table": rollout_table(
+            runs, max_rollouts=max_rollouts, max_read_bytes=max_read_bytes, read=read
+        ).to_json(),
         "audit": None if audit is None else redact(audit),
     }
 

@@ -37,6 +37,9 @@ COOKIE = "longrlvr_watch"
 MAX_ROLLOUTS = 2000
 """Of a live page, which travels again with every change."""
 
+MAX_READ_BYTES = 2**27
+"""Of sample files, since what was read is kept in memory."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WatchRequest:
@@ -89,7 +92,8 @@ def open_server(request: WatchRequest) -> WatchServer:
         return WatchServer(request, live, token)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen at --host {request.host} --port {request.port}: {error}; try --port 0"
+            f"cannot listen at --host {request.host} --port {request.port}: {error}; "
+            "choose another (--port 0 takes any)"
         ) from error
 
 
@@ -147,6 +151,7 @@ class LiveReport:
             runs,
             title=self._request.title or default_title(runs),
             max_rollouts=MAX_ROLLOUTS,
+            max_read_bytes=MAX_READ_BYTES,
             read=self._read,
         )
         self._tag = tag
