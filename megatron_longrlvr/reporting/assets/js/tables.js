@@ -72,7 +72,8 @@ function comparisonTable() {
       { class: "note" },
       "\u00b1 is the half-width of a 95 % interval (1.96 standard errors over held-out prompts), " +
         "where the run logged one. Differences add the variances of both runs as if their prompts " +
-        "were not the same, so their intervals are rather too wide; bold ones leave out 0.",
+        "were not the same, so their intervals are rather too wide; bold ones leave out 0. " +
+        "An interval of 0 says that all prompts scored alike, not that the score is known exactly.",
     ),
   ];
 }
