@@ -40,6 +40,13 @@ _TOLERANT_ID = re.compile(
     re.IGNORECASE,
 )
 
+# What a block without any id in angle brackets may cite with: CHUNK_3, [CHUNK 3], (chunk 3); or
+# nothing but numbers. A range names its two ends: what lies between would be a guess.
+_BARE_ID = re.compile(
+    r"<\s*+/\s*+chunk[\s_]*+\d*+|(?<!\w)chunks?+[\s_#-]*+(\d++)(?!\w)", re.IGNORECASE
+)
+_ONLY_NUMBERS = re.compile(r"[\[({<\s]*+\d++(?:[\])}>\s]*+[,;\s][\[({<\s]*+\d++)*+[\])}>\s.,;]*+")
+
 # Ids above this cannot name a chunk; int() refuses a text of several thousand digits.
 _MAX_ID_DIGITS = 18
 _NO_SUCH_CHUNK = 10**_MAX_ID_DIGITS
@@ -121,7 +128,8 @@ def parse_tolerant(text: str) -> ParsedResponse:
     Of each kind the last complete block of the response counts: one after ``</think>`` rather than
     a draft in the reasoning, but also one before it, since models close their reasoning too late or
     twice. A block runs from a closing tag back to the nearest opening tag. A missing closing tag is
-    not forgiven: where the block ends would be a guess.
+    not forgiven: where the block ends would be a guess. A citation block without one id in angle
+    brackets cites by ``CHUNK_3``, ``[CHUNK_3]``, ``chunk 3`` or bare numbers.
 
     Wherever :func:`parse_strict` finds OK, so does this one.
     """
@@ -187,8 +195,11 @@ def _last_block(text: str, tags: Sequence[re.Match[str]], *, kind: str) -> str |
 
 
 def _tolerant_ids(block: str) -> tuple[int, ...]:
-    spelled = (match["opened"] or match["closed"] for match in _TOLERANT_ID.finditer(block))
-    return tuple(_to_chunk_id(digits) for digits in spelled if digits)
+    bracketed = [match["opened"] or match["closed"] for match in _TOLERANT_ID.finditer(block)]
+    spelled = [*filter(None, bracketed)] or [*filter(None, _BARE_ID.findall(block))]
+    if not spelled and _ONLY_NUMBERS.fullmatch(block):
+        spelled = re.findall(r"\d++", block)
+    return tuple(_to_chunk_id(digits) for digits in spelled)
 
 
 def _to_chunk_id(digits: str) -> int:

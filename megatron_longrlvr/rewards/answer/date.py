@@ -1,11 +1,13 @@
 """Date: the same day, month or year, whatever way it is written.
 
-Read are ``1990-03-12``, ``12 March 1990``, ``March 12th, 1990``, ``12/25/1990`` where only one
-order of day and month exists, ``March 1990`` and ``1990`` alone. An answer may be a sentence with
-one date in it.
+Read are ``1990-03-12`` (also with a time behind it), ``1990/3/12``, ``12 March 1990``,
+``March 12th, 1990``, ``12-Mar-1990``, ``1990 March 12``, ``1990\u5e743\u670812\u65e5``,
+``12/25/1990`` where only one order of day and month exists, ``March 1990``, ``1990-03`` and
+``1990`` alone. An answer may be a sentence with one date in it.
 
 Refused, that is left undecided: ``03/04/1990`` (day or month first?), years of two digits, a date
-that does not exist, two different dates, a negation, dates of different precision that do not
+that does not exist, two different dates, a negation, years before
+Christ, dates of different precision that do not
 contradict each other ("March 1990" and "12 March 1990"), and periods or seasons. Dates that differ
 in anything both of them name are wrong.
 """
@@ -14,10 +16,10 @@ from __future__ import annotations
 
 import datetime
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from megatron_longrlvr.rewards.answer.bare import bare
+from megatron_longrlvr.rewards.answer.readable import readable
 from megatron_longrlvr.rewards.answer.verification import UNDECIDED, WRONG, Verification, rule
 
 _MONTHS = {
@@ -35,19 +37,30 @@ _MONTHS = {
 _MONTH = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\b\.?"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?P<year>\d{4})"
-_START, _END = r"(?<![\w./-])", r"(?![\w/-])"
+_NUMERIC_MONTH, _NUMERIC_DAY = r"(?P<month>\d\d?)", r"(?P<day>\d\d?)"
+_TIME = r"(?:T\d\d?(?::\d\d)*(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?"
+# Scripts that put no space between words count as one.
+_START, _END = r"(?<![a-zA-Z0-9_./-])", r"(?![a-zA-Z0-9_/-]|'s)"
 _FORMS = tuple(
     re.compile(_START + form + _END, re.IGNORECASE)
     for form in (
-        rf"{_YEAR}-(?P<month>\d\d?)-(?P<day>\d\d?)",
-        rf"{_DAY}(?:\s+of)?\s+{_MONTH},?\s+{_YEAR}",
-        rf"{_MONTH}\s+{_DAY},?\s+{_YEAR}",
-        rf"(?P<first>\d\d?)[/.](?P<second>\d\d?)[/.]{_YEAR}",
+        rf"{_YEAR}(?P<mark>[-/.]){_NUMERIC_MONTH}(?P=mark){_NUMERIC_DAY}{_TIME}",
+        rf"{_YEAR}\s?\u5e74\s?{_NUMERIC_MONTH}\s?\u6708\s?{_NUMERIC_DAY}\s?\u65e5",
+        rf"{_DAY}(?:\s+of)?[\s/-]+{_MONTH}[,/-]?\s*{_YEAR}",
+        rf"{_MONTH}\s+(?:the\s+)?{_DAY},?\s+{_YEAR}",
+        rf"{_YEAR},?\s+{_MONTH}\s+{_DAY}",
+        rf"(?P<first>\d\d?)(?P<mark>[-/.])(?P<second>\d\d?)(?P=mark){_YEAR}",
+        rf"{_YEAR}\s?\u5e74\s?{_NUMERIC_MONTH}\s?\u6708",
         rf"{_MONTH},?\s+(?:of\s+)?{_YEAR}",
+        rf"{_YEAR}-(?P<month>0[1-9]|1[0-2])",
+        rf"{_YEAR}\s?\u5e74",
         rf"{_YEAR}",
     )
 )
-_NEGATION = re.compile(r"\b(?:not|never|before|after|between|since|until)\b|n't\b", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:not|never|before|after|between|since|until|b\.?c\.?(?:e\.?)?)(?!\w)|n't\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +92,7 @@ def verify(answer: str, reference: str) -> Verification:
 
 def read_date(text: str) -> CalendarDate | None:
     """The one date that a text names, or None."""
-    rest = unicodedata.normalize("NFKC", bare(text))
+    rest = readable(text)
     if _NEGATION.search(rest):
         return None
     found: set[CalendarDate | None] = set()

@@ -1,7 +1,7 @@
 """List: the same items, in any order and however they are separated.
 
-Items are separated by commas, semicolons, new lines, bullets, numbering or the word "and", and
-compared as normalised texts; an item named twice counts once.
+Items are separated by commas, semicolons, bars, slashes between spaces, new lines, bullets,
+numbering or the word "and", and compared as normalised texts; an item named twice counts once.
 
 Refused, that is left undecided: an item more, less or other, items that hold a separator of their
 own ("Trinidad and Tobago") unless both texts separate alike, and a list inside a sentence. Where
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 
-from megatron_longrlvr.rewards.answer.bare import bare
 from megatron_longrlvr.rewards.answer.normalized import normalize
+from megatron_longrlvr.rewards.answer.readable import readable
 from megatron_longrlvr.rewards.answer.verification import (
     RIGHT,
     UNDECIDED,
@@ -22,8 +22,11 @@ from megatron_longrlvr.rewards.answer.verification import (
 )
 
 # A comma within a number separates nothing.
-_SEPARATOR = re.compile(r"[;\n\u2022]|,(?!\d{3}(?!\d))|\s(?:and|&)\s", re.IGNORECASE)
-_BULLET = re.compile(r"^\s*+(?:[-*+]|\(?+\d{1,2}[.)])\s++")
+_SEPARATOR = re.compile(r"[;\n|\u2022\u3001]|,(?!\d{3}(?!\d))|\s/\s|\s(?:and|&)\s", re.IGNORECASE)
+_BULLET = re.compile(r"^\s*+(?:[-*+\u00b7\u2014]|\(?+(?:\d{1,2}|[a-z])[.)])\s++")
+# Numbering within a line counts where the text begins with it.
+_NUMBERED = re.compile(r"^\W*+1[.)]\s")
+_NUMBERING = re.compile(r"(?:^|\s)\(?+\d{1,2}[.)]\s")
 
 
 def verify(answer: str, reference: str) -> Verification:
@@ -35,5 +38,8 @@ def verify(answer: str, reference: str) -> Verification:
 
 
 def _items(text: str) -> frozenset[str]:
-    parts = (_BULLET.sub("", part, count=1) for part in _SEPARATOR.split(bare(text)))
+    plain = readable(text)
+    if _NUMBERED.match(plain):
+        plain = _NUMBERING.sub("\n", plain)
+    parts = (_BULLET.sub("", part, count=1) for part in _SEPARATOR.split(plain))
     return frozenset(item for part in parts if (item := normalize(part)))

@@ -5,13 +5,17 @@ mixed numbers (``3/4``, ``1 3/4``, ``\frac{3}{4}``), percent (``5%`` = ``0.05``)
 behind a number (``3 million``), units with conversion (``2 km`` = ``2000 m``) and ``\boxed{}``.
 An answer may be a sentence with one number in it; behind an equals sign, the last one counts.
 
+Notations with another reading too can be right, never wrong: a decimal comma (``1,5``), spaces or
+full stops between groups (``1 234``, ``1.234.567``), and letters for powers of ten (``5k``).
+
 Whole numbers must be equal; otherwise two quantities agree within a relative tolerance of 1e-4,
 which forgives a rounding to five figures and no other.
 
 Refused, that is left undecided: number words alone ("three"), an answer with several different
-numbers or with a negation, a number inside a name ("Apollo 11"), ranges, units of different
-dimensions, a percent sign or convertible unit on one side only unless the quantities agree, powers
-and other expressions, and numbers of more than 300 digits.
+numbers or with a negation, a number inside a name ("Apollo 11"), ranges, decades ("1990s"), units
+of different dimensions, compound units unless they are spelled alike ("km/h"), a percent sign or
+convertible unit on one side only unless the quantities agree, powers, roots and other expressions,
+and numbers of more than 300 digits.
 
 Reading expressions is left out on purpose: computer algebra on untrusted text needs a time limit,
 and the one of math-verify is an alarm signal, which only a main thread may set.
@@ -20,12 +24,12 @@ and the one of math-verify is an alarm signal, which only a main thread may set.
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
 from megatron_longrlvr.rewards.answer.bare import bare
-from megatron_longrlvr.rewards.answer.units import MULTIPLIERS, UNITS
+from megatron_longrlvr.rewards.answer.number_notation import spell_out
+from megatron_longrlvr.rewards.answer.units import LETTERS, MULTIPLIERS, UNITS
 from megatron_longrlvr.rewards.answer.verification import (
     RIGHT,
     UNDECIDED,
@@ -39,24 +43,36 @@ RELATIVE_TOLERANCE = Fraction(1, 10_000)
 # Python refuses to read integers of several thousand digits; no answer needs as many as these.
 _MAX_DIGITS = 300
 _MAX_EXPONENT = 300
+_YEAR_DIGITS = 4
 
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*+\{\s*+(-?\d++)\s*+\}\s*+\{\s*+(\d++)\s*+\}")
-_LATEX_GROUP = re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)\s*+\{([^{}]*+)\}")
-_TIMES_TEN = re.compile(r"\s*+(?:x|\*|\u00d7|\\times|\\cdot)\s*+10\s*+\^\s*+\{?+([+-]?+\d++)\}?+")
+# Letters, but of scripts that put no space between a word and a number.
+_LETTER_BEFORE = r"(?<![^\W\u2e80-\u9fff\uac00-\ud7af])"
 _NUMBER = re.compile(
-    r"(?<![\w.,/^])(?P<sign>[+-]?+)"
+    rf"{_LETTER_BEFORE}(?<![.,/^\u221a])(?P<sign>[+-]?+)"
     r"(?:(?P<whole>[0-9]++)\s++(?=[0-9]++\s*+/))?+"
-    r"(?:(?P<grouped>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9]))|(?P<plain>[0-9]++)|(?=\.[0-9]))"
+    r"(?:(?P<grouped>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9]|,[0-9]))"
+    r"|(?P<foreign>[0-9]{1,3}(?:\.[0-9]{3})++,[0-9]++(?![0-9]|[,.][0-9])"  # 1.234,5
+    r"|[0-9]{1,3}(?:\.[0-9]{3}){2,}+(?![0-9]|[,.][0-9])"  # 1.234.567
+    r"|[0-9]{1,3}(?:\s[0-9]{3}){1,6}+(?:[.,][0-9]++)?+(?![0-9,/])"  # 1 234,5
+    r"|[0-9]{1,2}(?:,[0-9]{2}(?=,))++,[0-9]{3}(?![0-9]|,[0-9])"  # 12,34,567
+    r"|[0-9]++,[0-9]++(?![0-9]|[,.][0-9]))"  # 1,5
+    r"|(?P<plain>[0-9]++)(?!,[0-9]|\.[0-9]++\.[0-9])|(?=\.[0-9]))"
     r"(?P<decimals>\.[0-9]++)?+"
     r"(?:[eE](?P<exponent>[+-]?+[0-9]++)(?!\w))?+"
     r"(?:\s*+/\s*+(?P<divisor>[0-9]++)(?![\d.]))?+"
     r"(?!\s*+\^)"
     r"(?P<percent>\s*+(?:\\?+%|per\s?+cent\b))?+"
-    r"(?:[\s-]*+(?P<word>[A-Za-z]++))?+",
+    r"(?:(?-i:(?P<letter>[kKMB]|\s?+[bmt]n))(?![A-Za-z0-9])"
+    rf"|(?:[\s-]*+(?P<times>{'|'.join(MULTIPLIERS)})(?![A-Za-z]))?+"
+    r"(?:(?P<gap>[\s-]*+)(?P<word>[A-Za-z]++)"
+    r"(?P<compound>\^-?+[0-9]|\s?+/\s?+[A-Za-z]++|\s++per\s++[A-Za-z]++)?+)?+)",
+    re.IGNORECASE,
 )
+_MIXED_WITH_LETTERS = re.compile(r"[0-9](?![eE][+-]?+[0-9])[A-Za-z]++[0-9]")
+_LATEX_COMMAND = re.compile(r"\\[A-Za-z]")
 _NEGATION = re.compile(r"\b(?:not|never|no|neither|nor)\b|n't\b", re.IGNORECASE)
 _REFERENCE_LEAD = re.compile(
-    r"[\s~(]*+(?:(?:about|around|approximately|roughly)\s++)?+", re.IGNORECASE
+    r"[\s~(\[#]*+(?:(?:about|around|approximately|roughly)\s++)?+", re.IGNORECASE
 )
 
 
@@ -73,6 +89,9 @@ class Quantity:
     factor: Fraction
     """To the base unit."""
 
+    is_certain: bool = True
+    """False for a notation that has another reading too."""
+
     @property
     def base(self) -> Fraction:
         """In base units."""
@@ -88,7 +107,9 @@ def verify(answer: str, reference: str) -> Verification:
     if expected is None or given is None:
         return UNDECIDED
     if given.dimension == expected.dimension:
-        return rule(is_right=agrees(given.base, expected.base))
+        is_right = agrees(given.base, expected.base)
+        is_certain = given.is_certain and expected.is_certain
+        return rule(is_right=is_right) if is_right or is_certain else UNDECIDED
     if None not in {given.dimension, expected.dimension}:
         return UNDECIDED
     if "percent" in {given.dimension, expected.dimension}:
@@ -113,52 +134,71 @@ def read_quantity(text: str, *, is_reference: bool) -> Quantity | None:
         text: An answer or a reference.
         is_reference: The text must start with its number; a name with a number in it is none.
     """
-    plain = re.split(r"[=\u2248]", _plain(text))[-1]
-    if _NEGATION.search(plain):
+    plain = re.split(r"[=\u2248]", spell_out(text))[-1]
+    if _NEGATION.search(plain) or _MIXED_WITH_LETTERS.search(plain):
         return None
-    matches = list(_NUMBER.finditer(plain))
-    if is_reference and not (matches and _is_lead(plain[: matches[0].start()])):
+    # What LaTeX does with a number, such as taking its root, is not computed.
+    if _LATEX_COMMAND.search(plain):
         return None
-    quantities = {_quantity(match) for match in matches}
-    return quantities.pop() if len(quantities) == 1 else None
+    found: Quantity | None = None
+    seen: set[str] = set()
+    for match in _NUMBER.finditer(plain):
+        if found is None and is_reference and not _is_lead(plain[: match.start()]):
+            return None
+        if match[0] in seen:
+            continue
+        seen.add(match[0])
+        quantity = _quantity(match)
+        if quantity is None or found not in {None, quantity}:
+            return None
+        found = quantity
+    return found
 
 
 def _is_lead(text: str) -> bool:
     return _REFERENCE_LEAD.fullmatch(text) is not None
 
 
-def _plain(text: str) -> str:
-    plain = unicodedata.normalize("NFKC", bare(text)).replace("\u2212", "-")
-    plain = _TIMES_TEN.sub(r"e\1", plain).replace("*", " ")
-    plain = _LATEX_FRACTION.sub(r" \1/\2 ", plain)
-    plain = _LATEX_GROUP.sub(r" \1 ", plain)
-    # A euro sign stands before or behind its number; a dollar sign may also open a formula.
-    plain = re.sub(r"\u20ac\s*+([\d.,]++)", r"\1 euros", plain).replace("$", " ")
-    return plain.replace("\\,", "").replace("{,}", ",").strip()
-
-
 def _quantity(match: re.Match[str]) -> Quantity | None:
     number = _number(match)
-    if number is None:
-        return None
     word = (match["word"] or "").lower()
-    multiplier = MULTIPLIERS.get(word)
-    if multiplier is not None:
-        number, word = number * multiplier, ""
-    if match["percent"] or word in {"percent", "pct"}:
-        return Quantity(number=number, dimension="percent", factor=Fraction(1, 100))
+    is_decade = word == "s" and not match["gap"] and len(match["plain"] or "") == _YEAR_DIGITS
+    if number is None or is_decade:
+        return None
+    is_certain = match["foreign"] is None and match["letter"] is None
+    if match["letter"] is not None:
+        number *= LETTERS[match["letter"].strip()]
+    elif match["times"] is not None:
+        number *= MULTIPLIERS[match["times"].lower()]
     dimension, factor = UNITS.get(word, (None, Fraction(1)))
-    return Quantity(number=number, dimension=dimension, factor=factor)
+    if match["percent"] or word in {"percent", "pct"}:
+        dimension, factor = "percent", Fraction(1, 100)
+    elif word and match["compound"]:
+        dimension, factor = "".join((word + match["compound"].lower()).split()), Fraction(1)
+    return Quantity(number=number, dimension=dimension, factor=factor, is_certain=is_certain)
 
 
 def _number(match: re.Match[str]) -> Fraction | None:
-    digits = (match["grouped"] or match["plain"] or "0").replace(",", "")
+    written = match["grouped"] or match["plain"] or "0"
+    digits = written.replace(",", "") + (match["decimals"] or "")
     exponent = match["exponent"] or "0"
     divisor = match["divisor"] or "1"
     if len(match[0]) > _MAX_DIGITS or len(exponent) > len(str(_MAX_EXPONENT)) + 1:
         return None
     if abs(int(exponent)) > _MAX_EXPONENT or int(divisor) == 0:
         return None
-    value = Fraction(f"{digits}{match['decimals'] or ''}") * Fraction(10) ** int(exponent)
+    if match["foreign"] is not None:
+        digits = _read_foreign(match["foreign"])
+    value = Fraction(digits) * Fraction(10) ** int(exponent)
     value = value / int(divisor) + int(match["whole"] or 0)
     return -value if match["sign"] == "-" else value
+
+
+def _read_foreign(written: str) -> str:
+    """Digits with a decimal point, of a number in another than the English notation."""
+    marks = [char for char in written if not char.isdigit()]
+    # A mark that repeats groups; a last one of its own kind, or a comma alone, is decimal.
+    is_decimal = marks.count(marks[-1]) == 1 and (len(marks) > 1 or marks == [","])
+    whole, mark, decimals = written.rpartition(marks[-1]) if is_decimal else (written, "", "")
+    kept = "".join(char for char in whole if char.isdigit())
+    return f"{kept}.{decimals}" if mark else kept

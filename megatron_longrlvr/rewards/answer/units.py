@@ -25,7 +25,7 @@ UNITS: Mapping[str, tuple[str, Fraction]] = {
             "mm|millimeter|millimeters|millimetre|millimetres": "1/1000",
             "cm|centimeter|centimeters|centimetre|centimetres": "1/100",
             "m|meter|meters|metre|metres": "1",
-            "km|kilometer|kilometers|kilometre|kilometres": "1000",
+            "km|kms|kilometer|kilometers|kilometre|kilometres": "1000",
             "in|inch|inches": "0.0254",
             "ft|foot|feet": "0.3048",
             "yd|yard|yards": "0.9144",
@@ -58,14 +58,38 @@ UNITS: Mapping[str, tuple[str, Fraction]] = {
     **_spellings({"month|months": "1", "year|years": "12"}, "months"),
     **_spellings({"dollar|dollars|usd": "1", "cent|cents": "1/100"}, "dollars"),
     **_spellings({"euro|euros|eur": "1"}, "euros"),
+    **_spellings({"gbp": "1"}, "pounds sterling"),
+    **_spellings({"yen|jpy": "1"}, "yen"),
+    **_spellings({"rupee|rupees|inr": "1"}, "rupees"),
+    **_spellings({"celsius|centigrade": "1"}, "celsius"),
+    **_spellings({"fahrenheit": "1"}, "fahrenheit"),
+    # Of what is squared or cubed is not read.
+    **_spellings({"square|sq": "1"}, "area"),
+    **_spellings({"cubic": "1"}, "volume"),
 }
 """Dimension and factor to its base unit, by lower-case spelling."""
 
 MULTIPLIERS: Mapping[str, int] = {
+    "dozen": 12,
     "hundred": 10**2,
     "thousand": 10**3,
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
+    "\u4e07": 10**4,
+    "\u842c": 10**4,
+    "\u4ebf": 10**8,
+    "\u5104": 10**8,
 }
-"""Number words that multiply the number before them."""
+"""Words that multiply the number before them."""
+
+LETTERS: Mapping[str, int] = {
+    "k": 10**3,
+    "K": 10**3,
+    "M": 10**6,
+    "mn": 10**6,
+    "B": 10**9,
+    "bn": 10**9,
+    "tn": 10**12,
+}
+"""Letters that may multiply the number before them; they have other meanings too."""

@@ -4,7 +4,8 @@ Read are yes/no, true/false and correct/incorrect, as words of their own: "not",
 "yesterday" are neither.
 
 Refused, that is left undecided: an answer with both words of which neither comes first, one with
-neither, a hedge ("yes and no"), and a reference that is not one of the words alone.
+neither, a hedge ("yes and no", "yes/no"), a "no" that counts what follows ("no doubt", "no one"),
+and a reference that is not one of the words alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 
 from megatron_longrlvr.rewards.answer.normalized import normalize
+from megatron_longrlvr.rewards.answer.readable import readable
 from megatron_longrlvr.rewards.answer.verification import (
     UNDECIDED,
     Verification,
@@ -23,7 +25,16 @@ _MEANINGS = {
     **dict.fromkeys(("yes", "true", "correct"), True),
     **dict.fromkeys(("no", "false", "incorrect"), False),
 }
-_HEDGE = re.compile(r"^(?:yes|true|correct) (?:and|or) |^(?:no|false|incorrect) (?:and|or) ")
+_HEDGE = re.compile(
+    r"^(?:yes|true|correct) (?:(?:and|or) |(?:no|false|incorrect)$)"
+    r"|^(?:no|false|incorrect) (?:(?:and|or) |(?:yes|true|correct)$)"
+)
+# "No doubt he did" says no such thing; behind a mark or before who did it, "no" is an answer.
+_COUNTING = re.compile(
+    r"^\W*+(?:(?:the\s++)?+answer\s*+:\W*+)?+no\s++(?!(?:it|its|he|she|they|we|i|you|this|that|these"
+    r"|those|there|the|a|an|because|since|as|not|if|when|in|on|at|by|for|according|based)\b)\w",
+    re.IGNORECASE,
+)
 # "yes" and "no" are answers wherever they stand; "it is not true" shows that the others are not.
 _ANYWHERE = frozenset({"yes", "no"})
 
@@ -34,7 +45,7 @@ def verify(answer: str, reference: str) -> Verification:
     if not words:
         return nothing_said(wanted)
     expected = _MEANINGS.get(wanted)
-    if expected is None or _HEDGE.match(" ".join(words)):
+    if expected is None or _HEDGE.match(" ".join(words)) or _COUNTING.match(readable(answer)):
         return UNDECIDED
     if words[0] in _MEANINGS:
         return rule(is_right=_MEANINGS[words[0]] is expected)

@@ -23,6 +23,18 @@ from megatron_longrlvr.rewards.answer import normalized
         pytest.param("well-known", "well known", id="hyphen"),
         pytest.param("1,234,567", "1234567", id="grouping-commas"),
         pytest.param("42.", "42", id="full-stop-after-number"),
+        pytest.param("\ufeffPa\u00adris\u200b", "Paris", id="invisible-characters"),
+        pytest.param(r"$\boxed{\text{Paris}}$", "Paris", id="boxed"),
+        pytest.param("**Final answer:** Paris", "Paris", id="label-in-bold"),
+        pytest.param(
+            "\u7b54\u6848\uff1a\u300c\u5df4\u9ece\u300d\u3002", "\u5df4\u9ece", id="chinese"
+        ),
+        pytest.param("<b>Paris</b>", "Paris", id="html"),
+        pytest.param("\uff15\uff10 \uff05", "50%", id="space-before-percent"),
+        pytest.param("1\u202f234", "1234", id="grouping-space"),
+        pytest.param("\u22123", "-3", id="minus-sign"),
+        pytest.param("Cafe\u0301", "caf\u00e9", id="combining-accent"),
+        pytest.param("H\u2082O", "H2O", id="subscript"),
         pytest.param("A", "a.", id="article-as-the-whole-answer"),
     ],
 )
@@ -38,6 +50,9 @@ def test_normalized_forgives_form(answer, reference):
         pytest.param("-3", "3", id="minus"),
         pytest.param("5%", "5", id="percent"),
         pytest.param("C#", "C", id="sharp"),
+        pytest.param("x\u00b2", "x2", id="superscript"),
+        pytest.param("1\u00bd", "11/2", id="vulgar-fraction"),
+        pytest.param("cafe", "caf\u00e9", id="accent"),
         pytest.param("C++", "C", id="plus"),
         pytest.param("$5", "5", id="currency"),
         pytest.param("Paris France", "Paris", id="one-word-more"),

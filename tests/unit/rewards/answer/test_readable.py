@@ -1,0 +1,31 @@
+"""Readable answers: dress and encoding go, and no digit becomes part of another number."""
+
+import pytest
+
+from megatron_longrlvr.rewards.answer.readable import readable
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("10\u2075", "10^5", id="power"),
+        pytest.param("10\u207b\u00b2", "10^-2", id="negative-power"),
+        pytest.param("1\u00bd", "1 1/2", id="mixed-number"),
+        pytest.param("\u00be", "3/4", id="fraction"),
+        pytest.param("1\u202f234", "1,234", id="thin-space-groups"),
+        pytest.param("12\u00a05", "12 5", id="fixed-space-groups-nothing"),
+        pytest.param("\uff21\uff1a\u2212\uff13", "A:-3", id="full-width"),
+        pytest.param("a\u00ad\u200b\u2060b\ufeff", "ab", id="invisible"),
+        pytest.param(r"\boxed{\text{\textbf{B}}}", "B", id="nested"),
+        pytest.param(r"\(x\)", "x", id="math"),
+        pytest.param("$x$", "x", id="dollars-around"),
+        pytest.param("$5", "$5", id="dollar-in-front"),
+        pytest.param("$5 or 6$?", "$5 or 6$?", id="dollars-inside"),
+        pytest.param("<b>x</b>", "x", id="element"),
+        pytest.param("<B> x", "<B> x", id="option-in-angle-brackets"),
+        pytest.param("</think>x<CHUNK_3>", "x", id="tags-of-the-format"),
+        pytest.param(r"C:\new\text", r"C:\new\text", id="path"),
+    ],
+)
+def test_readable_form(text, expected):
+    assert readable(text) == expected
