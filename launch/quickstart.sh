@@ -11,7 +11,8 @@
 #                   recipe runs/quickstart-NAME)
 #   --dry-run       check the configuration and print what would run
 #   --help          print this
-#   key=value       settings of both runs, such as optimizer.lr=1e-3 or layout.tp=2
+#   key=value       settings of both runs, such as optimizer.lr=1e-3 or layout.tp=2; with
+#                   rollout.engine=vllm_colocated or vllm_server, vLLM for CPU is installed too
 #
 # Calling it again continues what was interrupted and skips what is finished. Exit codes: 0 finished,
 # 1 a run failed, 2 a setting or a file is wrong, 75 a run stopped because the judge gave too few
@@ -66,6 +67,19 @@ read_option() {
       ;;
     *) refuse "unknown option $1" ;;
   esac
+}
+
+# vLLM samples otherwise than the learner computes, so its log-probabilities are computed again; and
+# on CPU it takes no narrow heads. What is given on the command line stays.
+adapt_to_vllm() {
+  local needed
+  local wanted=(algorithm.proximal=recompute)
+  [[ "$recipe" != tiny_cpu ]] || wanted+=(model.path=toy_start_wide)
+  for needed in "${wanted[@]}"; do
+    [[ " ${overrides[*]}" == *" ${needed%%=*}="* ]] && continue
+    echo "quickstart: with vLLM, $needed"
+    overrides+=("$needed")
+  done
 }
 
 # Runs a command and waits for it. In a session of its own, so that Ctrl-C does not reach its
@@ -143,6 +157,10 @@ trap 'stop 130' INT
 trap 'stop 143' TERM
 packages=()
 [[ " ${overrides[*]-} " != *" trainer.loop=nemo_aligner "* ]] || packages+=(--aligner)
+if [[ " ${overrides[*]-}" == *" rollout.engine=vllm_"* ]]; then
+  packages+=(--vllm)
+  adapt_to_vllm
+fi
 bash "$repo/launch/setup.sh" ${packages[@]+"${packages[@]}"}
 cd "$repo" # recipes name their models and data from here
 export OMP_NUM_THREADS=1 # one thread a process: two processes fill two cores

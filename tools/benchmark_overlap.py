@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.observability.metric_log import read_metric_log
 from megatron_longrlvr.rollout.server_process import server_command, start_servers
@@ -32,7 +33,6 @@ from megatron_longrlvr.rollout.vllm_library import EngineShape
 from megatron_longrlvr.trainer.session import run_training
 from tests.support.runs import toy_config
 from tests.support.spawn import run_distributed
-from tests.support.wide_heads import HEAD_DIM, write_wide_toy
 
 NUM_STEPS, NUM_WARM = 40, 4
 MAX_SAMPLES = 64
@@ -57,12 +57,12 @@ def main() -> None:
 
 def measure(folder: Path, *, rounds: int) -> list[list[dict[str, float]]]:
     """Per round, seconds of the parts of a step: in turn, and a step ahead."""
-    model = write_wide_toy(folder / "model")
+    model = RECIPES / "toy_start_wide"
     config = recipe(model, folder / "unused", url="", max_staleness=0)
     shape = EngineShape(
         model_folder=model,
         dtype="fp32",
-        head_dim=HEAD_DIM,
+        head_dim=json.loads((model / "config.json").read_text())["head_dim"],
         max_model_len=160,
         max_concurrent_samples=MAX_SAMPLES,
         rank=0,

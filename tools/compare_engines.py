@@ -2,8 +2,8 @@
 
     python tools/compare_engines.py --record tests/records/engines.json
 
-Every run is ``longrlvr train tiny_cpu`` from the same start, whose heads are made wide enough for
-vLLM on CPU, with the learner's own log-probabilities as proximal ones. The engines draw other
+Every run is ``longrlvr train tiny_cpu`` from the same start, whose heads are wide enough for vLLM
+on CPU, with the learner's own log-probabilities as proximal ones. The engines draw other
 random numbers, so the runs differ as runs of other seeds do.
 """
 
@@ -20,14 +20,12 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.metric_log import MetricKind, read_metric_log
-from tests.support.wide_heads import write_wide_toy
 
 ROOT = Path(__file__).parents[1]
 SHARED = (
+    "model.path=toy_start_wide",
     "algorithm.proximal=recompute",
     "algorithm.mismatch={importance: truncated}",
     "rollout.vllm={kv_cache_gib: 0.2, block_tokens: 32}",
@@ -51,18 +49,17 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="write the measurement here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = write_wide_toy(Path(folder) / "model")
-        runs = {name: train(name, model, Path(folder)) for name in arguments.only}
+        runs = {name: train(name, Path(folder)) for name in arguments.only}
     record = describe(runs)
     print(json.dumps(record, indent=1))
     if arguments.record is not None:
         arguments.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def train(name: str, model: Path, folder: Path) -> dict[str, object]:
+def train(name: str, folder: Path) -> dict[str, object]:
     """Held-out scores of one run by step, and its gap between engine and learner."""
     run_dir = folder / name.replace(", ", "-").replace(" ", "-")
-    overrides = (*SHARED, *RUNS[name], f"model.path={model}", f"run.dir={run_dir}")
+    overrides = (*SHARED, *RUNS[name], f"run.dir={run_dir}")
     started = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "megatron_longrlvr", "train", "tiny_cpu", *overrides],

@@ -42,7 +42,9 @@ class VllmConfig(Section):
 
     sleep_level: Literal[0, 1, 2] = 1
     """Memory that is given back while training, on GPU: 0 nothing, 1 the cache, with the weights
-    moved to the host, 2 the weights too. vLLM cannot sleep on CPU."""
+    moved to the host, 2 the weights too: they are handed over again where something else is sampled
+    before the next update, and a stop for mismatch cannot name its cause. vLLM cannot sleep on
+    CPU."""
 
     bucket_mib: int = Field(default=256, gt=0)
     """Weights that are gathered and handed over at a time (MiB)."""

@@ -20,6 +20,7 @@ from megatron_longrlvr.parallel.device import has_cuda
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.refit.publisher import ProcessPublisher
 from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
+from megatron_longrlvr.rollout.engine_memory import KV_CACHE, WEIGHTS, EngineMemory
 from megatron_longrlvr.rollout.sampling import sample_key
 from megatron_longrlvr.stages import (
     FinishReason,
@@ -77,9 +78,9 @@ class VllmColocatedEngine:
         self.groups = groups
         self.stop_ids = stop_ids
         self.tensor_parallel = tensor_parallel
-        self.sleep_level = sleep_level if has_cuda() else 0
+        self.memory = EngineMemory(llm, level=sleep_level if has_cuda() else 0)
         self.version = PolicyVersion(0)
-        self._sleep()
+        self.memory.sleep()
 
     def publish(self, version: PolicyVersion) -> Mapping[str, float]:
         """Hand over the policy's weights; see ``WeightPublisher``.
@@ -87,8 +88,9 @@ class VllmColocatedEngine:
         Raises:
             RefitMismatch: The engine does not hold them afterwards.
         """
-        self._wake("weights")
+        self.memory.wake(WEIGHTS)
         metrics = self.publisher.publish(version)
+        self.memory.has_weights = True
         self.version = version
         return metrics
 
@@ -103,11 +105,13 @@ class VllmColocatedEngine:
             RefitMismatch: The engine samples from another version than was published last.
         """
         self._check_version()
+        self._wake_all()
         requests = self._requests(prompts, params)
         if self._is_one_engine_per_share:
             written = self._write(requests, params)
         else:
             written = self._write_together(requests, params)
+        self.memory.sleep()
         samples = [
             self._sample(prompts, request, result)
             for request, result in zip(requests, written, strict=True)
@@ -122,7 +126,8 @@ class VllmColocatedEngine:
 
     def differing_tensors(self) -> Sequence[str]:
         """Tensors that differ from the policy's present ones; every rank calls this."""
-        self._wake("weights")
+        assert self.can_testify, "weights that were dropped in sleep say nothing"
+        self.memory.wake(WEIGHTS)
         return self.publisher.differing_tensors(self.version)
 
     def score_afresh(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -132,7 +137,7 @@ class VllmColocatedEngine:
         """
         from vllm import SamplingParams as VllmParams
 
-        self._wake("weights", "kv_cache")
+        self._wake_all()
         self.llm.reset_prefix_cache()
         longest = self.llm.llm_engine.model_config.max_model_len - 1
         outputs = self.llm.generate(
@@ -140,7 +145,7 @@ class VllmColocatedEngine:
             VllmParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
             use_tqdm=False,
         )
-        self._sleep()
+        self.memory.sleep()
         return [
             [
                 entry[token].logprob
@@ -150,6 +155,11 @@ class VllmColocatedEngine:
             ]
             for output in outputs
         ]
+
+    @property
+    def can_testify(self) -> bool:
+        """Whether the engine still has the weights that it sampled from; see ``Witness``."""
+        return self.memory.keeps_weights
 
     @property
     def _is_one_engine_per_share(self) -> bool:
@@ -202,7 +212,6 @@ class VllmColocatedEngine:
             return []
         from vllm import SamplingParams as VllmParams
 
-        self._wake("weights", "kv_cache")
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(request.token_ids)} for request in requests],
             [
@@ -221,7 +230,6 @@ class VllmColocatedEngine:
             ],
             use_tqdm=False,
         )
-        self._sleep()
         beat()
         return [self._read(output) for output in outputs]
 
@@ -262,13 +270,13 @@ class VllmColocatedEngine:
                 "publish() did not take place or did not end"
             )
 
-    def _wake(self, *tags: str) -> None:
-        if self.sleep_level > 0:
-            self.llm.wake_up(tags=list(tags))
-
-    def _sleep(self) -> None:
-        if self.sleep_level > 0:
-            self.llm.sleep(level=self.sleep_level)
+    def _wake_all(self) -> None:
+        """Be ready to sample; every rank calls this alike."""
+        self.memory.wake(WEIGHTS)
+        if not self.memory.has_weights:
+            # Sampled from twice since the last update, by an evaluation for instance.
+            self.publish(self.version)
+        self.memory.wake(KV_CACHE)
 
 
 def _identity(request: _Request) -> tuple[int, int, int]:

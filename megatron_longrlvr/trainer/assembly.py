@@ -235,7 +235,8 @@ def build_guard(config: TrainConfig, policy: Policy, engine: OwnEngine) -> Misma
     """The watch over engine and learner; it asks the engine why where that has an answer."""
     examination = None
     # An engine over several ranks would have to be asked the same by all of them.
-    if isinstance(engine, Witness) and config.rollout.vllm.tensor_parallel == 1:
+    is_alone = config.rollout.vllm.tensor_parallel == 1
+    if isinstance(engine, Witness) and engine.can_testify and is_alone:
         witness = engine
 
         def examination(samples: Sequence[Sample]) -> str:

@@ -22,6 +22,11 @@ _MAX_SAMPLES = 8
 class Witness(Protocol):
     """An engine with weights of its own that can be asked about them."""
 
+    @property
+    def can_testify(self) -> bool:
+        """Whether it still has the weights that it sampled from."""
+        ...
+
     def differing_tensors(self) -> Sequence[str]:
         """Tensors that differ from the learner's present ones; every rank calls this."""
         ...

@@ -28,7 +28,6 @@ from tests.support.vllm_runs import (
     start_engine,
     vllm_config,
 )
-from tests.support.wide_heads import write_wide_toy
 
 pytestmark = needs_vllm
 
@@ -188,8 +187,8 @@ def train(rank, world_size, config):  # noqa: ARG001
 
 
 @pytest.fixture(scope="module")
-def wide_toy(tmp_path_factory):
-    return write_wide_toy(tmp_path_factory.mktemp("models") / "wide_toy")
+def wide_toy():
+    return RECIPES / "toy_start_wide"
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from megatron_longrlvr.algorithms.mismatch_cause import Cause
+from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.rollout.engine import SamplingParams
 from megatron_longrlvr.stages import PromptBatch
 from megatron_longrlvr.trainer.mismatch_evidence import Witness, examine
 from tests.support.spawn import run_distributed
 from tests.support.vllm_runs import needs_vllm, perturb, random_prompts, start_engine
-from tests.support.wide_heads import write_wide_toy
 
 pytestmark = needs_vllm
 
@@ -98,8 +98,8 @@ def precision(rank, world_size, folder):  # noqa: ARG001
 
 
 @pytest.fixture(scope="module")
-def wide_toy(tmp_path_factory):
-    return write_wide_toy(tmp_path_factory.mktemp("models") / "wide_toy")
+def wide_toy():
+    return RECIPES / "toy_start_wide"
 
 
 @pytest.fixture(scope="module")

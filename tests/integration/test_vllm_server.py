@@ -13,6 +13,7 @@ import signal
 import pytest
 import torch
 
+from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary
 from megatron_longrlvr.observability.metric_log import read_metric_log
 from megatron_longrlvr.rollout.engine import SamplingParams
@@ -27,7 +28,6 @@ from tests.support.vllm_runs import (
     start_engine,
     vllm_config,
 )
-from tests.support.wide_heads import write_wide_toy
 
 pytestmark = needs_vllm
 
@@ -159,8 +159,8 @@ def train(rank, world_size, config):  # noqa: ARG001
 
 
 @pytest.fixture(scope="module")
-def wide_toy(tmp_path_factory):
-    return write_wide_toy(tmp_path_factory.mktemp("models") / "wide_toy")
+def wide_toy():
+    return RECIPES / "toy_start_wide"
 
 
 @pytest.fixture(scope="module")
