@@ -16,6 +16,7 @@ from pathlib import Path
 
 from megatron_longrlvr import __version__
 from megatron_longrlvr.aligner.presence import find_presence
+from megatron_longrlvr.cli_data import add_data
 from megatron_longrlvr.errors import (
     CheckpointError,
     ConfigError,
@@ -200,6 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_audit(commands)
     _add_plan(commands)
+    add_data(commands)
     theory = _command(commands, "theory", "compute the paper's claim", _THEORY_EXAMPLES, _theory)
     theory.add_argument("--output", type=Path, required=True, metavar="DIR")
     theory.add_argument("--seed", type=int, default=0)

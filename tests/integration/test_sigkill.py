@@ -8,12 +8,7 @@ bit. Each layout is killed at all of these moments, one after the other, in one 
 CUDA, a power failure that loses what the file system had not written yet.
 """
 
-import os
 import random
-import signal
-import threading
-from dataclasses import dataclass
-from importlib import import_module
 
 import pytest
 
@@ -22,6 +17,7 @@ from megatron_longrlvr.observability.samples import list_samples, read_samples
 from megatron_longrlvr.trainer.session import run_training
 from tests.support.judge_server import JudgeServer, verdict
 from tests.support.judges import judge_settings
+from tests.support.moments import Moment, die_at
 from tests.support.runs import toy_config
 from tests.support.spawn import run_distributed
 
@@ -30,18 +26,6 @@ MEASURED = ("timing/", "memory/", "rollout/tokens_per_s", "judge/")
 LAYOUTS = {"dp2": {}, "tp2": {"layout__tp": 2}, "pp2": {"layout__pp": 2}}
 NUM_STEPS = 7
 LONGEST_DELAY_S = 0.02
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Entry into a function, the ``call``-th of the process."""
-
-    module: str
-    function: str
-    call: int = 1
-
-    def __str__(self):
-        return f"{self.function}-{self.call}"
 
 
 MOMENTS = [
@@ -69,23 +53,6 @@ def run(rank, world_size, config, moment=None, delay_s=0.0):  # noqa: ARG001
     if moment is not None:
         die_at(moment, delay_s)
     return run_training(config)
-
-
-def die_at(moment, delay_s):
-    """Have this process killed a little after it comes to the moment."""
-    place = import_module(f"megatron_longrlvr.{moment.module}")
-    *owners, name = moment.function.split(".")
-    for owner in owners:
-        place = getattr(place, owner)
-    original, calls = getattr(place, name), []
-
-    def watched(*args, **kwargs):
-        calls.append(name)
-        if len(calls) == moment.call:
-            threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        return original(*args, **kwargs)
-
-    setattr(place, name, watched)
 
 
 def half_right(request):

@@ -1,9 +1,10 @@
 """A small corpus whose topics and facts are known: what a synthesis should find in it.
 
 Each document has topics of five paragraphs. A topic has words of its own, so that its paragraphs
-are alike and those of other topics are not; each paragraph states one count of its own:
+are alike and those of other topics are not; each paragraph states one count of its own. In
+document 8:
 
-    Ledger velo-3 of topic velo records 17 crates.
+    Ledger velo8-3 of topic velo records 17 crates.
 
 A question adds up the counts of some ledgers of a topic, so its evidence is those paragraphs, each
 of them is needed, and nobody knows the answer without them.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 TOPICS = ("velo", "marn", "ostri", "quell", "brith")
 PARAGRAPHS = 5
-_FACT = re.compile(r"Ledger (\w+-\d) of topic \w+ records (\d+) crates\.")
+_FACT = re.compile(r"Ledger (\w+-\d+) of topic \w+ records (\d+) crates\.")
 _SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu", "dan", "fel", "gor")
 
 
@@ -42,9 +43,8 @@ def make_paragraphs(seed):
     for number in range(PARAGRAPHS):
         for topic in TOPICS:
             filler = " ".join(draw.choices(words[topic], k=22)).capitalize()
-            fact = (
-                f"Ledger {topic}-{number} of topic {topic} records {draw.randrange(10, 99)} crates."
-            )
+            name, count = f"{topic}{seed}-{number}", draw.randrange(10, 99)
+            fact = f"Ledger {name} of topic {topic} records {count} crates."
             paragraphs.append(f"{filler}. {fact}")
     return paragraphs
 

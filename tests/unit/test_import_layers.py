@@ -46,7 +46,7 @@ LAYERS = {
     ],
     "machines": ["model", "rollout", "refit", "checkpoint", "conversion", "parallel"],
     "assembly": ["trainer", "aligner", "evaluation", "reporting"],
-    "doors": ["cli", "__main__"],
+    "doors": ["cli", "cli_data", "__main__"],
 }
 RANK = {f"{PACKAGE}.{name}": rank for rank, names in enumerate(LAYERS.values()) for name in names}
 RANK |= dict.fromkeys(OUTSIDE, len(LAYERS) - 1)

@@ -27,8 +27,14 @@ from megatron_longrlvr.data.synthesis.stages.chunk import ChunkStage
 from megatron_longrlvr.data.synthesis.stages.clean import CleanStage
 from megatron_longrlvr.data.synthesis.stages.cluster import ClusterStage
 from megatron_longrlvr.data.synthesis.stages.dedup import DedupStage
+from megatron_longrlvr.data.synthesis.stages.difficulty import DifficultyStage
 from megatron_longrlvr.data.synthesis.stages.embed import EmbedStage
+from megatron_longrlvr.data.synthesis.stages.evidence import EvidenceStage
+from megatron_longrlvr.data.synthesis.stages.export import ExportStage
+from megatron_longrlvr.data.synthesis.stages.generate import GenerateStage
 from megatron_longrlvr.data.synthesis.stages.read import ReadStage
+from megatron_longrlvr.data.synthesis.stages.score import ScoreStage
+from megatron_longrlvr.data.synthesis.stages.select import SelectStage
 from megatron_longrlvr.data.synthesis.workspace import SHARDED, Shard, Workspace
 from megatron_longrlvr.errors import DataError
 
@@ -54,6 +60,18 @@ class Pipeline:
             ChunkStage(config=config.chunk, tokenizer=config.clean.tokenizer),
             EmbedStage(config=config.embed),
             ClusterStage(config=config.cluster, seed=seed),
+            GenerateStage(
+                config=config.generate, model=config.models[config.generate.model], seed=seed
+            ),
+            ScoreStage(config=config.score, model=config.models[config.score.model], seed=seed),
+            SelectStage(config=config.select, seed=seed),
+            DifficultyStage(
+                config=config.difficulty, answers=config.answers, models=config.models, seed=seed
+            ),
+            EvidenceStage(
+                config=config.evidence, answers=config.answers, models=config.models, seed=seed
+            ),
+            ExportStage(config=config.export, tokenizer=config.clean.tokenizer),
         )
 
     def run(self, names: Sequence[str] | None = None) -> None:

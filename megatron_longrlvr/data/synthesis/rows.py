@@ -120,6 +120,9 @@ class Candidate:
     evidence_chunk_ids: tuple[int, ...]
     """Document-wide, ascending."""
 
+    shown_chunk_ids: tuple[int, ...]
+    """The cluster: what the model saw when it wrote this, document-wide."""
+
     @property
     def name(self) -> str:
         """For people: document, cluster and number."""
@@ -149,6 +152,50 @@ class MeasuredQuestion:
     num_closed_book: int
     num_document_right: int
     num_document: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A chat message of a training row."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardModel:
+    """The reference answer, where verl looks for it."""
+
+    style: str
+    ground_truth: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtraInfo:
+    """Evidence and question, where the reward looks for them, and where the row comes from."""
+
+    index: str
+    question: str
+    ref_chunks: tuple[int, ...]
+    ref_chunks_text: tuple[str, ...]
+    explanation: str
+    source: str
+    document_id: str
+    score: float
+    closed_book_right_frac: float
+    """Of a small model, as the next; 0 where it was not asked."""
+
+    document_right_frac: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRow:
+    """A record in verl's schema, see ``data/records.py``."""
+
+    data_source: str
+    prompt: tuple[Message, ...]
+    reward_model: RewardModel
+    extra_info: ExtraInfo
 
 
 @cache

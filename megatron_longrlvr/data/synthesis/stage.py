@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from megatron_longrlvr.data.synthesis.folder import StageWriter, pack, unpack
 from megatron_longrlvr.data.synthesis.kept import KeptResults, Part
-from megatron_longrlvr.data.synthesis.outcome import Outcome
+from megatron_longrlvr.data.synthesis.outcome import Outcome, Quarantined
 from megatron_longrlvr.data.synthesis.progress import StageProgress
 from megatron_longrlvr.data.synthesis.workspace import Workspace
 from megatron_longrlvr.errors import ServersUnavailable
@@ -22,8 +22,16 @@ _Item = TypeVar("_Item")
 _Record = TypeVar("_Record")
 
 
-class Unanswered(Exception):  # noqa: N818 - a value that travels as an exception, never shown
+class Unanswered(Exception):  # noqa: N818 - a value that travels as an exception
     """No server replied, so nothing is known about the item; the next start asks again."""
+
+
+class Unusable(Exception):  # noqa: N818 - a value that travels as an exception
+    """No reply to a prompt could be used."""
+
+    def __init__(self, quarantined: Quarantined) -> None:
+        super().__init__(quarantined.fault.value)
+        self.quarantined = quarantined
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +153,21 @@ async def run_requests(
             future.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
     unanswered.check(limit=0)
+
+
+async def gather(works: Iterable[Awaitable[_Item]]) -> list[_Item | Unusable]:
+    """Wait for several replies; those that cannot be used stand in their places.
+
+    Raises:
+        Unanswered: One had no reply; after all others have ended, so that these are kept.
+    """
+    results = await asyncio.gather(*works, return_exceptions=True)
+    found: list[_Item | Unusable] = []
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, Unusable):
+            raise result
+        found.append(result)
+    return found
 
 
 @dataclass(kw_only=True)

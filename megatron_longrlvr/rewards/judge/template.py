@@ -7,21 +7,17 @@ so nobody who writes an answer can write its closing line. The answer goes throu
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
-import yaml
-
-from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.chat.template import NONCE, MessageTemplate, load_messages
 from megatron_longrlvr.rewards.judge.query import JudgeQuery
 from megatron_longrlvr.rewards.judge.untrusted import neutralize
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-_FIELDS = frozenset({"question", "references", "answer", "nonce"})
+_FIELDS = frozenset({"question", "references", "answer"})
 # 64 bits: not to be guessed, and short enough for a small judge to keep in mind.
 _NONCE_BYTES = 8
 
@@ -30,24 +26,22 @@ _NONCE_BYTES = 8
 class PromptTemplate:
     """A prompt in two messages."""
 
-    version: str
-    """Name from the file and a hash of its content: an edit without a new name shows."""
+    template: MessageTemplate
 
-    system: str
-    user: str
+    @property
+    def version(self) -> str:
+        return self.template.version
 
     def messages(self, query: JudgeQuery) -> list[dict[str, str]]:
         """Chat messages for one request; no two are alike."""
-        values = {
-            "nonce": secrets.token_hex(_NONCE_BYTES),
-            "question": query.question,
-            "references": "\n".join(f"- {reference}" for reference in query.references),
-            "answer": neutralize(query.answer),
-        }
-        return [
-            {"role": "system", "content": Template(self.system).substitute(values)},
-            {"role": "user", "content": Template(self.user).substitute(values)},
-        ]
+        return self.template.fill(
+            {
+                NONCE: secrets.token_hex(_NONCE_BYTES),
+                "question": query.question,
+                "references": "\n".join(f"- {reference}" for reference in query.references),
+                "answer": neutralize(query.answer),
+            }
+        )
 
 
 def load_template(name: str) -> PromptTemplate:
@@ -56,38 +50,5 @@ def load_template(name: str) -> PromptTemplate:
     Raises:
         ConfigError: There is no such file, or it lacks a part or a placeholder.
     """
-    path = next((p for p in (TEMPLATES / f"{name}.yaml", Path(name)) if p.is_file()), None)
-    if path is None:
-        shipped = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.yaml")))
-        raise ConfigError(f"rewards.judge.template={name!r}: give a YAML file or one of {shipped}")
-    data = path.read_bytes()
-    try:
-        content = yaml.safe_load(data)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"rewards.judge.template: {path} is not YAML: {error}") from error
-    if not isinstance(content, dict) or content.keys() != {"version", "system", "user"}:
-        raise ConfigError(f"rewards.judge.template: {path} must hold version, system and user")
-    template = PromptTemplate(
-        version=f"{content['version']}@{hashlib.sha256(data).hexdigest()[:12]}",
-        system=str(content["system"]),
-        user=str(content["user"]),
-    )
-    _check(template, path)
-    return template
-
-
-def _check(template: PromptTemplate, path: Path) -> None:
-    places = {
-        part: Template(text)
-        for part, text in (("system", template.system), ("user", template.user))
-    }
-    for part, text in places.items():
-        unknown = set(text.get_identifiers()) - _FIELDS
-        if unknown or not text.is_valid():
-            raise ConfigError(
-                f"rewards.judge.template: {part} of {path} has placeholders other than "
-                f"{', '.join(f'${field}' for field in sorted(_FIELDS))}: {sorted(unknown)}"
-            )
-    missing = _FIELDS - set(places["user"].get_identifiers())
-    if missing:
-        raise ConfigError(f"rewards.judge.template: user of {path} lacks ${sorted(missing)[0]}")
+    template = load_messages(name, shipped=TEMPLATES, fields=_FIELDS, key="rewards.judge.template")
+    return PromptTemplate(template=template)
