@@ -1,4 +1,4 @@
-"""The command line: ``longrlvr {train,sft,serve,evaluate,score,report,audit,plan,theory}``.
+"""The command line: ``longrlvr {train,sft,serve,evaluate,score,report,audit,plan,data,theory}``.
 
 Everything a command does lives in the packages; this file reads arguments and turns the errors
 that a person can mend into one line and an exit code.

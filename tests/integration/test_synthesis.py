@@ -20,9 +20,13 @@ from megatron_longrlvr.data.dataset import load_prompts
 from megatron_longrlvr.data.prompt_format import parse_prompt
 from megatron_longrlvr.data.tokenizer import load_tokenizer
 from tests.support.byte_tokenizer import save_byte_tokenizer
+from tests.support.judge_server import Reply
+from tests.support.moments import Moment, die_at
+from tests.support.spawn import run_distributed
 from tests.support.synthesis_corpus import facts_in, make_document
 from tests.support.synthesis_server import (
     SynthesisServer,
+    form_of,
     is_beyond,
     is_easy,
     is_guessed,
@@ -214,3 +218,188 @@ def test_two_runs_give_the_same_bytes_and_a_finished_one_asks_nothing(
         assert main(["data", "status", path]) == 0
         assert len(server.requests) == num_requests
     assert "too_easy_with_document" in capsys.readouterr().out
+
+
+def about(request, seed):
+    """Whether a request shows or asks about a document of the corpus."""
+    return re.search(rf"\b[a-z]+{seed}-\d", request.prompt) is not None
+
+
+def cut_off(text):
+    message = {"message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+    return Reply(body=json.dumps({"choices": [message]}).encode())
+
+
+def question_with(**changes):
+    content = {"question": "Who?", "answer": "Ada", "evidence": [1, 2], "explanation": "Both."}
+    return Reply(content=json.dumps({**content, **changes}))
+
+
+BAD_QUESTIONS = [
+    pytest.param(Reply(content="Question: who?"), "wrong_grammar", "JSON", id="prose"),
+    pytest.param(question_with(rating=9), "wrong_grammar", "keys", id="further-key"),
+    pytest.param(question_with(evidence=["1", "2"]), "wrong_grammar", "whole", id="text-numbers"),
+    pytest.param(question_with(evidence=[1, 6]), "wrong_content", "not among", id="not-shown"),
+    pytest.param(question_with(evidence=[2, 2]), "wrong_content", "twice", id="twice"),
+    pytest.param(question_with(evidence=[3]), "wrong_content", "min_evidence", id="one-chunk"),
+    pytest.param(question_with(answer=" "), "wrong_content", "answer is empty", id="no-answer"),
+    pytest.param(question_with(answer="x " * 41), "wrong_content", "40 words", id="long-answer"),
+    pytest.param(
+        question_with(question="What does passage 2 say?"),
+        "wrong_content",
+        "passages",
+        id="passage",
+    ),
+    pytest.param(cut_off('{"question": "Wh'), "cut", "max_tokens=200", id="cut"),
+    pytest.param(Reply(status=400, content="too long"), "refused", "status 400", id="refused"),
+]
+
+
+@pytest.mark.parametrize(("reply", "fault", "detail"), BAD_QUESTIONS)
+def test_a_question_that_cannot_be_used_is_quarantined_with_its_words(
+    tmp_path, straight, recipe, reply, fault, detail
+):
+    """The writer is at fault about one document; all others go on as if nothing had happened."""
+
+    def before(request):
+        is_asked = form_of(request) == "question" and about(request, SEEDS[1])
+        return reply if is_asked else None
+
+    with SynthesisServer(SEEDS, before) as server:
+        path = recipe(tmp_path / "run", server.url)
+        assert main(["data", "run", path, "--until", "generate"]) == 0
+    lost = quarantined(tmp_path / "run", "generate")
+    assert len(lost) == 12
+    assert {one["fault"] for one in lost} == {fault}
+    assert detail in lost[0]["detail"]
+    if fault != "refused":
+        assert lost[0]["raw"] == (reply.content or '{"question": "Wh')
+    others = [row for row in rows(straight[0], "generate") if row["document_index"] != 1]
+    assert rows(tmp_path / "run", "generate") == others
+
+
+def test_a_rating_is_read_strictly_and_asked_for_again(tmp_path, straight, recipe):
+    """First replies about a document are no ratings; the second ones are."""
+    bad = ('{"clarity": 11, "correctness": 9, "evidence": 9}', "9/10", "Rating: 9", "[[9]]")
+    seen = Counter()
+
+    def before(request):
+        if form_of(request) != "rating" or not about(request, SEEDS[0]):
+            return None
+        seen[request.prompt] += 1
+        is_first = seen[request.prompt] == 1
+        return Reply(content=bad[len(seen) % len(bad)]) if is_first else None
+
+    with SynthesisServer(SEEDS, before) as server:
+        path = recipe(tmp_path / "run", server.url)
+        assert main(["data", "run", path, "--until", "score"]) == 0
+    assert set(seen.values()) == {2}
+    assert rows(tmp_path / "run", "score") == rows(straight[0], "score")
+    assert quarantined(tmp_path / "run", "score") == []
+
+
+def test_without_replies_a_stage_stops_and_the_next_start_asks_for_what_is_missing(
+    tmp_path, straight, recipe, capsys
+):
+    is_down = {"now": True}
+
+    def before(request):
+        is_asked = form_of(request) == "rating" and about(request, SEEDS[0])
+        return Reply(status=503) if is_asked and is_down["now"] else None
+
+    with SynthesisServer(SEEDS, before) as server:
+        path = recipe(tmp_path / "run", server.url)
+        content = yaml.safe_load((tmp_path / "run.yaml").read_text())
+        content["models"]["writer"]["breaker"] = {"failures": 10_000}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
+        assert main(["data", "run", path]) == 75
+        assert "1 items have no reply yet" in capsys.readouterr().err
+        num_asked = sum(form_of(one) == "rating" for one in server.requests)
+        is_down["now"] = False
+        assert main(["data", "run", path]) == 0
+        asked_again = sum(form_of(one) == "rating" for one in server.requests) - num_asked
+    assert asked_again == 12
+    assert {name: data for name, data in files(tmp_path / "run").items() if "rows" in name} == {
+        name: data for name, data in files(straight[0]).items() if "rows" in name
+    }
+
+
+def test_a_server_that_does_not_know_the_key_ends_the_command(tmp_path, recipe, capsys):
+    with SynthesisServer(SEEDS, lambda request: Reply(status=401)) as server:  # noqa: ARG005
+        assert main(["data", "run", recipe(tmp_path / "run", server.url)]) == 2
+    assert "models.writer: the server refuses with status 401" in capsys.readouterr().err
+
+
+def test_a_changed_setting_makes_again_what_depends_on_it_and_asks_nothing_known(
+    tmp_path, straight, recipe
+):
+    with SynthesisServer(SEEDS) as server:
+        path = recipe(tmp_path / "run", server.url)
+        assert main(["data", "run", path]) == 0
+        del server.requests[:]
+        assert main(["data", "run", path, "select.min_score=9.8"]) in {0, 1}
+        assert {form_of(one) for one in server.requests} <= {"answer", "verdict"}
+        # What is selected now was selected before, so its answers are known as well.
+        assert server.requests == []
+        assert {row["score"] for row in rows(tmp_path / "run", "select")} == {10.0}
+        assert main(["data", "run", path]) == 0
+        assert server.requests == []
+    assert files(tmp_path / "run") == files(straight[0])
+
+
+def test_shards_put_together_are_what_one_machine_makes(tmp_path, straight, recipe, capsys):
+    run_dir = tmp_path / "run"
+    with SynthesisServer(SEEDS) as server:
+        path = recipe(run_dir, server.url)
+        assert main(["data", "run", path, "--shard", "0/3"]) == 2
+        assert "reads dedup, which is not done" in capsys.readouterr().err
+        assert main(["data", "run", path, "--until", "dedup"]) == 0
+        for shard in ("0/3", "2/3"):
+            assert main(["data", "run", path, "--shard", shard]) == 0
+        assert main(["data", "merge", path, "--shards", "3"]) == 2
+        assert "--shard 1/3" in capsys.readouterr().err
+        assert main(["data", "run", path, "--shard", "1/3"]) == 0
+        assert main(["data", "merge", path, "--shards", "3"]) == 0
+        num_requests = len(server.requests)
+        assert main(["data", "run", path]) == 0
+    assert num_requests == len(server.requests) == straight[1]
+    expected = {name: data for name, data in files(straight[0]).items() if "rows" in name}
+    assert {name: data for name, data in files(run_dir).items() if "rows" in name} == expected
+    for stage in ("cluster", "difficulty", "evidence"):
+        assert sorted(dropped(run_dir, stage)) == sorted(dropped(straight[0], stage))
+
+
+MOMENTS = [
+    Moment("data.synthesis.folder", "StageWriter.add", 3),  # read
+    Moment("data.synthesis.kept", "KeptResults.store", 7),  # clean
+    Moment("data.synthesis.folder", "write_atomically"),  # dedup: rows there, no manifest
+    Moment("data.synthesis.kept", "KeptResults.store", 50),  # generate
+    Moment("data.synthesis.folder", "StageWriter.finish"),  # generate
+    Moment("data.synthesis.language_model", "_understand", 130),  # score
+    Moment("data.synthesis.answers", "AnswerChecker.is_right", 20),  # difficulty
+]
+
+
+def run(rank, world_size, arguments, moment):  # noqa: ARG001
+    if moment is not None:
+        die_at(moment, 0.0)
+    return main(arguments)
+
+
+def how_it_ends(arguments, moment):
+    try:
+        return str(run_distributed(run, 1, arguments, moment))
+    except AssertionError as error:
+        return str(error)
+
+
+def test_killed_at_any_moment_a_synthesis_ends_as_if_it_had_not_been(tmp_path, straight, recipe):
+    run_dir = tmp_path / "run"
+    with SynthesisServer(SEEDS) as server:
+        arguments = ["data", "run", recipe(run_dir, server.url)]
+        for moment in MOMENTS:
+            assert "died with exit code -9" in how_it_ends(arguments, moment), str(moment)
+        assert run_distributed(run, 1, arguments, None) == [0]
+    assert files(run_dir) == files(straight[0])
+    # Replies that were under way when the process died are asked for again, at most 16 each time.
+    assert straight[1] <= len(server.requests) <= straight[1] + 16 * len(MOMENTS)
