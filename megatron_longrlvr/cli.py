@@ -41,6 +41,7 @@ A recipe is a YAML file or the name of a shipped one. Start one process per devi
   longrlvr train tiny_cpu                                  one process
   torchrun --nproc-per-node 2 -m megatron_longrlvr train tiny_cpu layout.tp=2
   longrlvr train tiny_cpu rewards.variant=outcome_only run.dir=runs/outcome --dry-run
+  longrlvr train tiny_cpu layout.pp=2 --dry-run --world-size 8     builds the ranks' models too
 
 The same command goes on after an interruption, from the last checkpoint, and does nothing when
 the run is finished. Exit codes: 0 finished, 1 failed, 2 a setting or a file is wrong, 75 stopped
@@ -157,6 +158,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", "train a policy with GRPO", _TRAIN_EXAMPLES, _train)
     _add_recipe(train)
+    train.add_argument(
+        "--world-size",
+        type=_positive,
+        metavar="N",
+        help="with --dry-run: build what the distinct ranks of N hold, without memory or weights",
+    )
     sft = _command(commands, "sft", "train on demonstrations of the toy task", _SFT_EXAMPLES, _sft)
     _add_recipe(sft)
 
@@ -366,6 +373,13 @@ def _train(arguments: argparse.Namespace) -> int:
     from megatron_longrlvr.config.schema import TrainConfig
 
     config = load_config(arguments.recipe, arguments.overrides, TrainConfig)
+    if arguments.world_size is not None:
+        if not arguments.dry_run:
+            raise ConfigError("--world-size is for --dry-run; torchrun or srun start the ranks")
+        from megatron_longrlvr.trainer.dry_run import dry_run
+
+        dry_run(config, world_size=arguments.world_size)
+        return 0
     if arguments.dry_run:
         from megatron_longrlvr.config.checks import check_train_config
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,11 +21,34 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+_planned: list[torch.device] = []
+
+
 def device() -> torch.device:
     """This process's device: its own GPU, or the CPU."""
+    if _planned:
+        return _planned[-1]
     if has_cuda():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+@contextmanager
+def on_meta_device() -> Iterator[None]:
+    """Have models and their buffers made as shapes without memory.
+
+    megatron-core makes its tensors on ``torch.cuda.current_device()``, other modules on torch's
+    default; both are the meta device meanwhile.
+    """
+    meta, original = torch.device("meta"), torch.cuda.current_device
+    _planned.append(meta)
+    torch.cuda.current_device = lambda: meta  # type: ignore[assignment,return-value]
+    try:
+        with meta:
+            yield
+    finally:
+        torch.cuda.current_device = original
+        _planned.pop()
 
 
 def select_local_device() -> None:

@@ -97,11 +97,7 @@ def start_process_groups(
     Raises:
         RuntimeError: Groups are already started, or the layout is for another number of ranks.
     """
-    install()
-    from megatron.core import parallel_state
-
-    if parallel_state.model_parallel_is_initialized():
-        raise RuntimeError("process groups are already started; call close_process_groups() first")
+    _refuse_second_start()
     select_local_device()
     _start_world(timedelta(seconds=timeout_s))
     if dist.get_world_size() != layout.world_size:
@@ -109,17 +105,29 @@ def start_process_groups(
             f"the layout is for {layout.world_size} ranks and {dist.get_world_size()} are running; "
             "start as many with torchrun or srun"
         )
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tp,
-        pipeline_model_parallel_size=layout.pp,
-        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-        context_parallel_size=layout.cp,
-        expert_model_parallel_size=layout.ep,
-        distributed_timeout_minutes=timeout_s / 60,
-        # The distributed optimizer gathers its states over gloo, whatever the device.
-        create_gloo_process_groups=True,
-    )
+    # The distributed optimizer gathers its states over gloo, whatever the device.
+    _start_subgroups(layout, timeout_s=timeout_s, has_gloo=True)
     _seed_generators(layout, seed)
+    return _collect(layout)
+
+
+def start_planned_groups(layout: ParallelLayout, *, rank: int) -> ProcessGroups:
+    """The groups that one rank of a run would have, in this process alone.
+
+    Collectives on them return at once and move nothing; they are for building models as shapes.
+
+    Raises:
+        RuntimeError: Groups are already started.
+    """
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    _refuse_second_start()
+    if dist.is_initialized():
+        raise RuntimeError("torch.distributed is running; plan ranks in a process of their own")
+    dist.init_process_group("fake", rank=rank, world_size=layout.world_size, store=FakeStore())
+    _worlds_started_here.append(_world())
+    _start_subgroups(layout, timeout_s=_DEFAULT_TIMEOUT_S, has_gloo=False)
+    _seed_generators(layout, seed=0)
     return _collect(layout)
 
 
@@ -136,6 +144,28 @@ def close_process_groups() -> None:
     if _worlds_started_here:
         _worlds_started_here.clear()
         dist.destroy_process_group()
+
+
+def _refuse_second_start() -> None:
+    install()
+    from megatron.core import parallel_state
+
+    if parallel_state.model_parallel_is_initialized():
+        raise RuntimeError("process groups are already started; call close_process_groups() first")
+
+
+def _start_subgroups(layout: ParallelLayout, *, timeout_s: float, has_gloo: bool) -> None:
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        context_parallel_size=layout.cp,
+        expert_model_parallel_size=layout.ep,
+        distributed_timeout_minutes=timeout_s / 60,
+        create_gloo_process_groups=has_gloo,
+    )
 
 
 def _start_world(timeout: timedelta) -> None:

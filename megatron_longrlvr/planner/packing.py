@@ -17,6 +17,9 @@ from megatron_longrlvr.planner.workload import Lengths, Workload
 class Row:
     """One micro-batch."""
 
+    runs: tuple[int, ...]
+    """Samples of each run: with a prompt of their own, or a single one."""
+
     tokens: int
     responses: int
     """Response tokens, each of which is predicted."""
@@ -74,4 +77,4 @@ def _row(runs: list[int], lengths: Lengths) -> Row:
             work += Work(tokens=total, pairs=causal_pairs(total), predictions=lengths.response)
         else:
             work += group_work(lengths.prompt, [lengths.response] * samples, shared_prompt=True)
-    return Row(tokens=work.tokens, responses=work.predictions, work=work)
+    return Row(runs=tuple(runs), tokens=work.tokens, responses=work.predictions, work=work)

@@ -99,8 +99,13 @@ def model_parameters(spec: ModelSpec) -> int:
     return sum(math.prod(shape) for rule in rules_for_model(spec) for shape in rule.hf_shapes)
 
 
+@lru_cache(maxsize=8)
+def _all_rules(spec: ModelSpec) -> tuple[Rule, ...]:
+    return rules_for_model(spec)
+
+
 def _held_rules(spec: ModelSpec, layout: ParallelLayout) -> Iterable[Rule]:
-    for rule in rules_for_model(spec):
+    for rule in _all_rules(spec):
         # Experts are alike: those of the first expert-parallel rank stand for any other's.
         held = spec.experts.num_experts // layout.ep if spec.experts is not None else 0
         if rule.expert is None or rule.expert < held:

@@ -59,12 +59,23 @@ class Copy:
 
 
 def plan_copies(
-    tensors: Sequence[SourceTensor], layout: ParallelLayout, *, element_bytes: int
+    tensors: Sequence[SourceTensor],
+    layout: ParallelLayout,
+    *,
+    element_bytes: int,
+    targets: Sequence[int] | None = None,
 ) -> list[Copy]:
-    """List the copies that give every rank every tensor, by target and in order of ``tensors``."""
+    """List the copies that give every rank every tensor, by target and in order of ``tensors``.
+
+    Args:
+        tensors: What is moved.
+        layout: Of the trainer.
+        element_bytes: Of a weight.
+        targets: Ranks to list for; all of them if None.
+    """
     return [
         copy
-        for target in range(layout.world_size)
+        for target in (range(layout.world_size) if targets is None else targets)
         for tensor in tensors
         for copy in _copies_of(tensor, layout, target, element_bytes)
     ]

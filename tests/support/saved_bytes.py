@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from megatron_longrlvr.algorithms.rows import unlearned_row
 from megatron_longrlvr.config.policy import ModelConfig
 from megatron_longrlvr.model.build import build_chunks
 from megatron_longrlvr.model.expert_spec import ExpertSpec
@@ -125,7 +126,7 @@ class _Saved:
 
 def compare(_rank: int, world_size: int, case: Case, recompute: str) -> Comparison:
     """Count on this rank, and plan for it."""
-    spec = _spec(case.model)
+    spec = tiny_spec(case.model)
     layout = ParallelLayout(world_size=world_size, **case.layout)
     groups = start_process_groups(layout, seed=0)
     model = ModelConfig(
@@ -175,7 +176,8 @@ def _count(wrapped: Sequence[torch.nn.Module], batches: list) -> int:
     return storages.peak
 
 
-def _spec(model: str) -> ModelSpec:
+def tiny_spec(model: str, *, tie_word_embeddings: bool = False) -> ModelSpec:
+    """llama, qwen3 (norms of q and k) or experts; widths of 64 and its multiples."""
     experts = None
     if model == "experts":
         experts = ExpertSpec(
@@ -196,7 +198,7 @@ def _spec(model: str) -> ModelSpec:
         num_kv_heads=2,
         head_dim=32,
         norm_eps=1e-6,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tie_word_embeddings,
         qkv_bias=False,
         qk_norm=model != "llama",
         rope=RopeSpec(kind="default", theta=1e4),
@@ -227,16 +229,12 @@ def _micro_batch(row: Row, case: Case) -> MicroBatch:
         samples = row.tokens // whole
         segments = [Segment(num_tokens=whole)] * samples
         is_response = ([False] * LENGTHS.prompt + [True] * LENGTHS.response) * samples
-    zeros = torch.zeros(row.tokens)
     generator = torch.Generator().manual_seed(0)
-    return MicroBatch(
-        token_ids=torch.randint(0, VOCAB_SIZE, (row.tokens,), generator=generator),
+    token_ids = torch.randint(0, VOCAB_SIZE, (row.tokens,), generator=generator)
+    return replace(
+        unlearned_row(token_ids.tolist(), num_given=LENGTHS.prompt),
         segments=segments,
         is_response=torch.tensor(is_response),
-        advantages=zeros,
-        behavior_logprobs=zeros,
-        loss_weights=zeros,
-        sample_ids=["-"] * GROUP_SIZE,
     )
 
 
