@@ -128,7 +128,7 @@ def _check(config: TrainConfig, workload: Workload) -> DryRun:
 
 def _distinct_ranks(layout: ParallelLayout) -> list[int]:
     """First and last of each stage's tensor- and expert-parallel ranks."""
-    places = {}
+    places: dict[tuple[int, int, int], int] = {}
     for rank in range(layout.world_size):
         place = layout.coordinates(rank)
         is_edge = place.tp in (0, layout.tp - 1) and place.ep in (0, layout.ep - 1)

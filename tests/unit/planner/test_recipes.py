@@ -1,4 +1,4 @@
-"""Every shipped GPU recipe fits its cluster with prompts of 64K and of 128K tokens, before download.
+"""Every shipped GPU recipe fits its cluster with prompts of 64K and of 128K tokens.
 
 The plans are the commands in the recipes' heads. What the ranks hold is built for one recipe in
 tests/unit/trainer/test_dry_run.py; here it is arithmetic.
