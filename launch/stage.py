@@ -3,7 +3,7 @@
     name: questions
     dir: data/questions              # logs and marks of finished shards
     shards: 64
-    command: [longrlvr, data, questions, "documents/{shard:05d}.jsonl", "out/{shard:05d}.jsonl"]
+    command: [longrlvr, data, run, synthesis.yaml, --shard, "{shard}/{shards}"]
 
 In the command ``{shard}`` stands for the number of the shard, from 0, and ``{shards}`` for how many
 there are. A shard whose command ended with 0 is not run again.

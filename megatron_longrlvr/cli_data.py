@@ -155,6 +155,7 @@ def _audit(config: SynthesisConfig, num_rows: int) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> SynthesisConfig:
+    from megatron_longrlvr.config.checks import check_synthesis_config
     from megatron_longrlvr.config.load import load_config
     from megatron_longrlvr.config.synthesis import SynthesisConfig
     from megatron_longrlvr.errors import ConfigError
@@ -164,4 +165,6 @@ def _load(arguments: argparse.Namespace) -> SynthesisConfig:
         raise ConfigError(
             f"longrlvr data needs {', '.join(missing)}: pip install 'megatron-longrlvr[data]'"
         )
-    return load_config(arguments.recipe, arguments.overrides, SynthesisConfig)
+    config = load_config(arguments.recipe, arguments.overrides, SynthesisConfig)
+    check_synthesis_config(config)
+    return config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from megatron_longrlvr.config.mismatch import MismatchConfig
 from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.config.synthesis import SynthesisConfig
 from megatron_longrlvr.config.task import DataSource, FileDataConfig
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.parallel.layout import ParallelLayout
@@ -197,3 +198,20 @@ def _share_prompts(train: DataSource, heldout: DataSource) -> bool:
     if isinstance(train, FileDataConfig) and isinstance(heldout, FileDataConfig):
         return not set(train.paths).isdisjoint(heldout.paths)
     return train == heldout
+
+
+def check_synthesis_config(config: SynthesisConfig) -> None:
+    """Refuse a synthesis whose stages name models that it does not describe.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    named = {"generate": config.generate.model, "score": config.score.model}
+    if config.difficulty is not None:
+        named["difficulty"] = config.difficulty.model
+    if config.evidence is not None:
+        named["evidence"] = config.evidence.model
+    for stage, model in named.items():
+        if model not in config.models:
+            known = ", ".join(config.models)
+            raise ConfigError(f"{stage}.model={model!r} is not in models, which has {known}")

@@ -293,19 +293,3 @@ class SynthesisConfig(Section):
     """null leaves the stage out."""
 
     export: ExportConfig
-
-    @model_validator(mode="after")
-    def _models_are_described(self) -> Self:
-        stages: dict[str, GenerateConfig | ScoreConfig | DifficultyConfig | EvidenceConfig | None]
-        stages = {
-            "generate": self.generate,
-            "score": self.score,
-            "difficulty": self.difficulty,
-            "evidence": self.evidence,
-        }
-        for name, stage in stages.items():
-            if stage is not None and stage.model not in self.models:
-                raise ValueError(
-                    f"{name}.model={stage.model!r} is not in models: {', '.join(self.models)}"
-                )
-        return self

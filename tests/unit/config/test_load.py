@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from megatron_longrlvr.config import schema, sft
+from megatron_longrlvr.config import schema, sft, synthesis
 from megatron_longrlvr.config.load import (
     RECIPES,
     find_recipe,
@@ -34,7 +34,7 @@ HEAVY = {"matplotlib", "megatron", "numpy", "omegaconf", "pyarrow", "torch", "tr
 
 SCHEMA_BY_KIND = {
     get_args(section.model_fields["kind"].annotation)[0]: section
-    for module in (schema, sft)
+    for module in (schema, sft, synthesis)
     for _, section in inspect.getmembers(module, inspect.isclass)
     if issubclass(section, Section) and "run" in section.model_fields
 }
