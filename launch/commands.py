@@ -11,6 +11,7 @@ from launch import queue, slurm
 from launch.explain import explain_run, log_files
 from launch.job import Job, JobRequest, plan_job, run_dir_of
 from launch.local import run_local
+from launch.memory import check_memory
 from launch.render import write_job
 from launch.requeue import Limits, checkpoint_step, list_attempts
 from launch.site import NodeSection, Site, load_site
@@ -31,9 +32,12 @@ def render(parsed: argparse.Namespace) -> int:
 
 
 def check(parsed: argparse.Namespace) -> int:
-    """Render, then ask Slurm."""
-    _, script = _render(parsed)
+    """Plan the memory, render, then ask Slurm."""
+    job, site = _plan(parsed)
+    memory = check_memory(job, site)
+    script = write_job(job, site, command=parsed.command, workdir=Path.cwd())
     _say(f"{script}: recipe and profile fit together")
+    _say(memory)
     _say(slurm.test_only(script))
     return 0
 
@@ -139,6 +143,11 @@ def local(parsed: argparse.Namespace) -> int:
 
 
 def _render(parsed: argparse.Namespace) -> tuple[Job, Path]:
+    job, site = _plan(parsed)
+    return job, write_job(job, site, command=parsed.command, workdir=Path.cwd())
+
+
+def _plan(parsed: argparse.Namespace) -> tuple[Job, Site]:
     site = load_site(parsed.site)
     request = JobRequest(
         recipe=parsed.recipe,
@@ -150,8 +159,7 @@ def _render(parsed: argparse.Namespace) -> tuple[Job, Path]:
         server_nodes=parsed.server_nodes,
         is_heterogeneous=parsed.heterogeneous,
     )
-    job = plan_job(request, site)
-    return job, write_job(job, site, command=parsed.command, workdir=Path.cwd())
+    return plan_job(request, site), site
 
 
 def _base(parsed: argparse.Namespace) -> Path:

@@ -28,6 +28,7 @@ from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.model.build import build_chunks
 from megatron_longrlvr.model.hf_weights import parameters_by_name
 from megatron_longrlvr.model.optimizer import wrap_for_training
+from megatron_longrlvr.model.precision import row_multiple
 from megatron_longrlvr.model.sequence_plan import plan_sequences
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.model.weight_map import (
@@ -120,7 +121,7 @@ def _check(config: TrainConfig, workload: Workload) -> DryRun:
         layout=layout,
         num_model_parameters=model_parameters(spec),
         ranks=ranks,
-        batch=_check_batch(workload),
+        batch=_check_batch(config, workload),
         refit_bytes=refit_bytes,
         num_copies=num_copies,
     )
@@ -222,7 +223,7 @@ def _check_total(spec: ModelSpec, layout: ParallelLayout) -> None:
     )
 
 
-def _check_batch(workload: Workload) -> BatchShapes:
+def _check_batch(config: TrainConfig, workload: Workload) -> BatchShapes:
     """Lay the largest micro-batch out for the first and the last context-parallel rank."""
     layout, lengths = workload.layout, workload.longest
     rows = update_rows(workload, lengths)
@@ -234,7 +235,7 @@ def _check_batch(workload: Workload) -> BatchShapes:
             segments,
             cp=layout.cp,
             cp_rank=cp_rank,
-            multiple=layout.sequence_multiple,
+            multiple=row_multiple(layout, config.model.fp8),
             device=torch.device("cpu"),
         )
         sizes.add(len(plan.token_index))

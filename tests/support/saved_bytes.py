@@ -144,6 +144,7 @@ def compare(_rank: int, world_size: int, case: Case, recompute: str) -> Comparis
             layout=layout,
             cp_rank=groups.cp_rank,
             cp_group=groups.cp,
+            multiple=layout.sequence_multiple,
             device=torch.device("cpu"),
         )
         for row in rows
