@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.cluster import HDBSCAN
 from transformers import BertConfig, BertModel
 
 from megatron_longrlvr.config.synthesis import ClusterConfig, EncoderConfig, TfidfSvdConfig
-from megatron_longrlvr.data.synthesis.clustering import cluster_chunks
+from megatron_longrlvr.data.synthesis.clustering import cluster_chunks, cluster_distances
 from megatron_longrlvr.data.synthesis.embedders.embedder import build_embedder
 from megatron_longrlvr.errors import ConfigError, DataError
 from tests.support.byte_tokenizer import save_byte_tokenizer
@@ -62,3 +63,55 @@ def test_what_the_encoder_cannot_take_is_an_error_that_names_the_key(encoder_fol
         embedder.embed(["too long for it"])
     with pytest.raises(ConfigError, match=r"embed\.path"):
         build_embedder(EncoderConfig(kind="encoder", path=str(tmp_path / "none")))
+
+
+def distances_of(places):
+    points = np.array(places, dtype=float)
+    return np.abs(points[:, None] - points[None, :])
+
+
+def line_of(*starts):
+    """Four points, 0.01 apart, from each start."""
+    return [start + 0.01 * step for start in starts for step in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "expected"),
+    [
+        pytest.param(0.0, [(0, 4), (4, 8), (8, 12), (12, 16)], id="all-apart"),
+        pytest.param(0.05, [(0, 4), (4, 8), (8, 12), (12, 16)], id="below-the-gaps"),
+        pytest.param(0.3, [(0, 8), (8, 12), (12, 16)], id="two-joined"),
+        pytest.param(0.6, [(0, 8), (8, 16)], id="two-pairs-joined"),
+        pytest.param(9.0, [(0, 8), (8, 16)], id="never-the-whole"),
+    ],
+)
+def test_clusters_that_part_below_epsilon_are_one(epsilon, expected):
+    """Gaps of 0.17 and 0.47 within pairs, and of 5 between them; core distances are 0.01."""
+    distances = distances_of(line_of(0.0, 0.2, 5.23, 5.73))
+    config = ClusterConfig(selection_epsilon=epsilon)
+    ranges = [tuple(range(*bounds)) for bounds in expected]
+    assert cluster_distances(distances, config) == ranges
+
+
+@pytest.mark.parametrize("method", ["eom", "leaf"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.03, 0.05])
+def test_where_sklearn_does_not_fail_the_clusters_are_its_own(method, epsilon):
+    num_compared = 0
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        centers = draw.uniform(size=(6, 2))
+        points = centers[draw.integers(6, size=60)] + draw.normal(scale=0.05, size=(60, 2))
+        distances = np.linalg.norm(points[:, None] - points[None, :], axis=2)
+        model = HDBSCAN(
+            min_cluster_size=4, min_samples=2, metric="precomputed", copy=True,
+            cluster_selection_epsilon=epsilon, cluster_selection_method=method,
+        )  # fmt: skip
+        try:
+            labels = model.fit_predict(distances)
+        except TypeError:  # numpy 2.4, see clustering.py
+            continue
+        num_compared += 1
+        theirs = sorted(tuple(np.flatnonzero(labels == label)) for label in set(labels) - {-1})
+        config = ClusterConfig(selection_epsilon=epsilon, selection_method=method)
+        assert cluster_distances(distances, config) == theirs
+    assert num_compared >= 5
