@@ -107,8 +107,8 @@ def describe(measured: dict[str, object], procs: int, overrides: list[str]) -> d
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     return {
-        "what": "recipe tiny_cpu with either loop, at the same time, one seed; numbers that "
-        "differ (but clocks and allocators), held-out scores, CPU seconds with start and evaluation",
+        "what": "recipe tiny_cpu with either loop, at the same time, one seed; what differs but "
+        "clocks and allocators, held-out scores, CPU seconds with start and evaluation",
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": round(os.getloadavg()[0], 2),
