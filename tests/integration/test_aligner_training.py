@@ -24,8 +24,7 @@ from megatron_longrlvr.rollout.scripted import ScriptedEngine, ScriptedResponse
 from megatron_longrlvr.trainer import loop as native_loop
 from megatron_longrlvr.trainer.assembly import assemble
 from megatron_longrlvr.trainer.interrupt import StopRequest
-from megatron_longrlvr.trainer.run_dir import claim_run_dir
-from megatron_longrlvr.trainer.session import run_training
+from megatron_longrlvr.trainer.session import run_training, share_run_dir
 from tests.support.judge_server import JudgeServer, Reply, verdict
 from tests.support.judges import judge_settings
 from tests.support.learners import gather_weights
@@ -99,7 +98,7 @@ def scripted_run(rank, world_size, config):  # noqa: ARG001
     """Metrics by step, what was learned from, and the weights at the end."""
     layout = ParallelLayout.from_config(config.layout, world_size)
     groups = start_process_groups(layout, seed=config.run.seed)
-    run_dir = claim_run_dir(config, Path(config.run.dir), may_write=True)
+    run_dir = share_run_dir(config, Path(config.run.dir), groups)
     whole = assemble(config, groups, run_dir)
     parts = whole.parts
     engine = ScriptedEngine(script, whole.tokenizer)
@@ -187,7 +186,7 @@ def stopped_run(rank, world_size, config):  # noqa: ARG001
     groups = start_process_groups(
         ParallelLayout.from_config(config.layout, world_size), seed=config.run.seed
     )
-    run_dir = claim_run_dir(config, Path(config.run.dir), may_write=True)
+    run_dir = share_run_dir(config, Path(config.run.dir), groups)
     whole = assemble(config, groups, run_dir)
     stop = StopRequest()
     stop.signal_name = "SIGTERM"
