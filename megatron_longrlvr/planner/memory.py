@@ -83,7 +83,7 @@ def plan_memory(workload: Workload, device: Accelerator) -> tuple[StageMemory, .
         StageMemory(
             stage=stage,
             resident=_resident(workload, holding),
-            training=(*_activations(workload, rows, stage), *_asleep(workload)),
+            training=(*_activations(workload, rows, stage), *_asleep(workload, engine)),
             sampling=_sampling(workload, engine),
         )
         for stage, holding in enumerate(holdings)
@@ -173,6 +173,7 @@ def _resident(workload: Workload, holding: parameters.Holding) -> tuple[MemoryTe
     sharded = workload.is_optimizer_sharded
     ranks = f"{layout.dp * layout.cp} ranks" if sharded else "not sharded"
     state = parameters.optimizer_bytes(holding, layout, element_bytes=element, is_sharded=sharded)
+    on_host = f", {workload.host_frac:.0%} of it on the host" if workload.host_frac else ""
     terms = [
         _term(
             "weights",
@@ -186,8 +187,8 @@ def _resident(workload: Workload, holding: parameters.Holding) -> tuple[MemoryTe
         ),
         _term(
             "optimizer",
-            state,
-            f"{12 if element < 4 else 8} B x {holding.parameters:,} parameters, {ranks}",
+            state * (1 - workload.host_frac),
+            f"{12 if element < 4 else 8} B x {holding.parameters:,} parameters, {ranks}{on_host}",
         ),
     ]
     if workload.has_reference:
@@ -261,10 +262,12 @@ def _work_bytes(workload: Workload, shape: LayerShape) -> float:
     return max(attention, mlp) + norm
 
 
-def _asleep(workload: Workload) -> tuple[MemoryTerm, ...]:
-    rollout = workload.rollout
-    if rollout.engine != "vllm_colocated":
+def _asleep(workload: Workload, engine: Engine) -> tuple[MemoryTerm, ...]:
+    """What a colocated engine holds while the learner trains."""
+    if workload.rollout.engine != "vllm_colocated":
         return ()
+    if workload.rollout.sleep_level == 0:
+        return _sampling(workload, engine)
     return (MemoryTerm(name="engine asleep", gib=_ENGINE_ASLEEP_GIB, formula="assumed"),)
 
 

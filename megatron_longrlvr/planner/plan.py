@@ -7,7 +7,7 @@ peak rates in :mod:`megatron_longrlvr.planner.rates`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.flops import (
@@ -127,7 +127,7 @@ def make_plan(workload: Workload, cluster: Cluster) -> Plan:
         spec=workload.spec,
         layout=workload.layout,
         cluster=cluster,
-        practice=OURS,
+        practice=replace(OURS, is_fp8=workload.is_fp8, is_fused=workload.is_fused),
         element_bytes=workload.element_bytes,
     )
     engine = engine_memory(workload, cluster.accelerator)

@@ -41,6 +41,8 @@ class Rollout:
     max_concurrent_samples: int
     is_eager: bool
     sleep_level: int
+    """0: it keeps its memory while the learner trains."""
+
     bucket_bytes: int
 
 
@@ -68,8 +70,17 @@ class Workload:
     is_proximal_recomputed: bool
     has_reference: bool
     is_optimizer_sharded: bool
+    host_frac: float
+    """Share of the optimizer's state that lies in host memory."""
+
+    is_fp8: bool
+    """Matrix products of the layers in FP8; weights are kept in bf16 all the same."""
+
+    is_fused: bool
+    """Transformer Engine's layers. Their activations are counted as those of the local ones,
+    which keep at least as much."""
+
     has_judge: bool
-    judge_concurrency: int
     save_every: int
 
     @property
@@ -103,7 +114,7 @@ def read_workload(
         prompt=config.data.max_prompt_tokens, response=config.rollout.max_response_tokens
     )
     _check_positions(spec, longest)
-    algorithm, judge = config.algorithm, config.rewards.judge
+    algorithm = config.algorithm
     return Workload(
         spec=spec,
         layout=layout,
@@ -119,8 +130,10 @@ def read_workload(
         is_proximal_recomputed=algorithm.proximal == "recompute",
         has_reference=algorithm.kl.coefficient > 0,
         is_optimizer_sharded=config.optimizer.distributed,
-        has_judge=judge is not None,
-        judge_concurrency=0 if judge is None else sum(e.max_concurrent for e in judge.endpoints),
+        host_frac=config.optimizer.host_frac,
+        is_fp8=config.model.fp8 is not None,
+        is_fused=config.model.layers == "transformer_engine",
+        has_judge=config.rewards.judge is not None,
         save_every=config.trainer.save_every,
     )
 

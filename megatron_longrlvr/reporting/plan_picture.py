@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from megatron_longrlvr.planner.plan import Plan
 
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#5f6770")
+_LIGHT_COLORS = frozenset({"#e69f00", "#56b4e9", "#f0e442", "#cc79a7"})
 _HATCHES = ("", "//", "..")
 _DPI = 130
 _MAX_STAGES = 16
@@ -64,7 +65,7 @@ def _draw_memory(axes: Axes, plan: Plan) -> None:
     axes.set_xticks(range(len(stages)), [f"stage {stage.stage}" for stage in stages])
     axes.set_ylabel("GiB of a rank")
     axes.set_title(
-        f"{plan.workload.layout} on {plan.cluster}: memory while training (left) and sampling "
+        f"{plan.workload.layout} on {plan.cluster}\nmemory while training (left) and sampling "
         f"(right); {device.memory_gib:g} GiB a GPU, dashed: to plan with",
         fontsize=10,
         loc="left",
@@ -85,7 +86,7 @@ def _draw_timeline(axes: Axes, plan: Plan) -> None:
                 ha="center",
                 va="center",
                 fontsize=8.5,
-                color="white",
+                color="black" if _COLORS[index] in _LIGHT_COLORS else "white",
             )
         start += phase.seconds
     axes.set_yticks([])

@@ -266,7 +266,9 @@ def _workload(case: Case, spec: ModelSpec, layout: ParallelLayout, recompute: st
         is_proximal_recomputed=True,
         has_reference=False,
         is_optimizer_sharded=True,
+        host_frac=0.0,
+        is_fp8=False,
+        is_fused=False,
         has_judge=False,
-        judge_concurrency=0,
         save_every=0,
     )

@@ -113,3 +113,11 @@ def test_engine_keeps_what_its_share_leaves():
 def test_reference_model_takes_its_weights():
     with_reference = plan_memory(replace(workload(), has_reference=True), H100)[0]
     assert term(with_reference.resident, "reference") == 2 * MODEL
+
+
+def test_engine_that_does_not_sleep_keeps_its_memory_in_training():
+    asleep, awake = (
+        plan_memory(workload(rollout={"sleep_level": level}), H100)[0] for level in (1, 0)
+    )
+    kept = sum(one.gib for one in awake.sampling)
+    assert awake.training_gib - asleep.training_gib == pytest.approx(kept - 1.5)

@@ -7,6 +7,7 @@ import pytest
 
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.planner.hardware import parse_cluster
+from megatron_longrlvr.planner.parameters import model_parameters
 from megatron_longrlvr.planner.plan import make_plan
 from megatron_longrlvr.planner.search import search_layouts
 from megatron_longrlvr.planner.workload import Lengths, read_workload
@@ -104,6 +105,25 @@ def test_recipe_is_read_with_the_longest_lengths():
     read = read_workload(recipe(), SMALL, world_size=2)
     assert read.longest == read.typical == Lengths(prompt=400, response=100)
     assert read.layout.dp == 2
+
+
+def test_precision_and_offload_are_read():
+    changes = {
+        "model.dtype": "bf16",
+        "model.layers": "transformer_engine",
+        "model.fp8": {"kind": "delayed"},
+        "optimizer.host_frac": 0.5,
+    }
+    read = read_workload(recipe(**changes), SMALL, world_size=1)
+    assert (read.is_fp8, read.is_fused, read.host_frac) == (True, True, 0.5)
+    with_fp8, without = make_plan(read, ONE), make_plan(replace(read, is_fp8=False), ONE)
+    assert with_fp8.update_s < without.update_s
+    (on_device,) = make_plan(replace(read, host_frac=0.0), ONE).stages
+    (halved,) = with_fp8.stages
+    # Half of 12 bytes a parameter.
+    assert on_device.peak_gib - halved.peak_gib == pytest.approx(
+        6 * model_parameters(SMALL) / 2**30
+    )
 
 
 def test_prompts_beyond_the_model_are_refused():

@@ -55,8 +55,10 @@ def workload(*, world_size=1, layout=None, rollout=None, **changes):
         is_proximal_recomputed=True,
         has_reference=False,
         is_optimizer_sharded=True,
+        host_frac=0.0,
+        is_fp8=False,
+        is_fused=False,
         has_judge=False,
-        judge_concurrency=0,
         save_every=0,
     )
     return replace(base, **changes)
