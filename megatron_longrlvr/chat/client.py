@@ -153,6 +153,8 @@ class ChatClient:
                 reply = await endpoint.post(request.path, request.make_body(), request.read)
             except RequestFailure as failure:
                 progress.failure = failure
+                if failure.is_of_request:  # and would be again
+                    return
                 continue
             progress.value = request.accept(reply)
             if progress.value is not None:

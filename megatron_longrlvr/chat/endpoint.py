@@ -98,8 +98,8 @@ class Endpoint:
         try:
             value = await self._post(path, body, read)
         except RequestFailure as failure:
-            if failure.reason is NoReply.RATE_LIMITED:
-                self.breaker.succeed()  # a server that counts requests is up
+            if failure.reason is NoReply.RATE_LIMITED or failure.is_of_request:
+                self.breaker.succeed()  # a server that counts or reads requests is up
             else:
                 self.breaker.fail()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 
 
@@ -33,6 +34,15 @@ class NoReply(StrEnum):
     """No endpoint took requests."""
 
 
+_REQUEST_FAULTS = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+
+
 class RequestFailure(Exception):  # noqa: N818 - a value that travels as an exception, never shown
     """A request without a usable reply."""
 
@@ -44,6 +54,11 @@ class RequestFailure(Exception):  # noqa: N818 - a value that travels as an exce
 
         self.detail = detail
         """The beginning of what a refusing server wrote; untrusted."""
+
+    @property
+    def is_of_request(self) -> bool:
+        """Whether the request itself was at fault: too long, for one. The server is well then."""
+        return self.reason is NoReply.REFUSED and self.status in _REQUEST_FAULTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from megatron_longrlvr.chat.client import COMPLETIONS, ChatClient, Request, read_keys
@@ -20,14 +19,6 @@ from megatron_longrlvr.data.synthesis.prompts import Prompt
 from megatron_longrlvr.data.synthesis.stage import Unanswered, Unusable
 from megatron_longrlvr.errors import ConfigError
 
-# Statuses that speak of the request itself: it is too long, or holds what is not taken.
-_REQUEST_FAULTS = frozenset(
-    {
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-    }
-)
 # Of 31 bits: every server takes such a seed.
 _SEED_CHARS = 7
 # How a model is reached, and what it costs, is not what it writes.
@@ -157,7 +148,7 @@ class LanguageModel:
     def _failure(self, failure: RequestFailure, question: Question[Any]) -> Exception:
         if failure.reason is not NoReply.REFUSED:
             return Unanswered(f"models.{self._name} {failure.reason.value}")
-        if failure.status in _REQUEST_FAULTS:
+        if failure.is_of_request:
             detail = f"status {failure.status}: {failure.detail}"
             return Unusable(
                 Quarantined(item=question.item, fault=Fault.REFUSED, detail=detail, raw="")
