@@ -159,7 +159,7 @@ class AdvantageBatch:
     step: int
     scored: Sequence[ScoredSample]
     advantages: Sequence[Sequence[float]]
-    """Of each sample, one per token of its response."""
+    """Of each sample, one per token of its response; NaN where a critic has yet to say."""
 
     num_groups: int
     """Groups before dropping."""
@@ -202,7 +202,8 @@ class MicroBatch:
     """[T] float32; a sample's reward at the last token of its response, 0 elsewhere."""
 
     advantages: Tensor
-    """[T] float32; 0 outside responses."""
+    """[T] float32; 0 outside responses. NaN inside where a critic has yet to say, so that an
+    update without its word is refused."""
 
     behavior_logprobs: Tensor
     """[T] float32; 0 outside responses."""
@@ -244,9 +245,24 @@ class TrainBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ValueBatch:
+    """A packed batch with what the critic said about it, and what it is to learn."""
+
+    packed: PackedBatch
+    values: Sequence[Tensor]
+    """Per micro-batch [T] float32, 0 outside responses: what the critic, before this step's first
+    update, expected to be earned from the token on."""
+
+    returns: Sequence[Tensor]
+    """Per micro-batch [T] float32, 0 outside responses: what was earned, as GAE has it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateStats:
-    """What the optimizer steps of one training step did; means over global response tokens."""
+    """What one optimizer step did; means over global response tokens."""
 
     version: PolicyVersion
+    """Optimizer steps in the weights that were trained, the policy's or the critic's."""
+
     metrics: Mapping[str, float]
     """``loss``, ``grad_norm``, ``clipped_frac``, ``behavior_proximal_kl`` and so on."""

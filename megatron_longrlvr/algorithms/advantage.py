@@ -34,7 +34,7 @@ class GroupAdvantages:
     """Advantages of a batch of groups."""
 
     values: Tensor
-    """[P, G] float32; 0 for invalid samples and in groups that teach nothing."""
+    """[P, G] float32; 0 for invalid samples and in groups that teach nothing, unless unknown."""
 
     is_informative: Tensor
     """[P] bool; False where fewer than 2 samples are valid or all valid rewards are equal."""
@@ -79,6 +79,15 @@ def group_advantages(rewards: Tensor, *, is_valid: Tensor, kind: str) -> GroupAd
     return GroupAdvantages(
         values=torch.where(is_valid & is_informative, values, 0.0).float(),
         is_informative=is_informative.squeeze(1),
+    )
+
+
+def unknown_advantages(rewards: Tensor, *, is_valid: Tensor) -> GroupAdvantages:
+    """NaN for every sample, where a critic has yet to say; arguments as above."""
+    _, std = _mean_and_std(rewards.double(), is_valid)
+    return GroupAdvantages(
+        values=torch.full_like(rewards, torch.nan, dtype=torch.float32),
+        is_informative=(std > _MIN_STD).squeeze(1),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from megatron_longrlvr.algorithms.advantage import group_advantages
+from megatron_longrlvr.algorithms.advantage import group_advantages, unknown_advantages
 from megatron_longrlvr.algorithms.packing import ALONE, Peers
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.stages import AdvantageBatch, ScoredBatch
@@ -21,13 +21,13 @@ _MIN_STD = 1e-6
 
 
 def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageBatch:
-    """Give every valid sample its advantage.
+    """Give every valid sample its advantages.
 
     Invalid samples are always left out, and so is a valid one without any valid sibling, which
-    has nothing to be compared with. Groups without spread in the reward are left out when
-    ``algorithm.drop_uninformative_groups`` says so; otherwise their valid samples stay with
-    advantage 0, and so count in the loss's denominator. A dropped group is one of which no
-    sample is left.
+    has nothing to be compared with, unless a critic says what it is worth. Groups without spread
+    in the reward are left out when ``algorithm.drop_uninformative_groups`` says so; otherwise
+    their valid samples stay with advantage 0, and so count in the loss's denominator. A dropped
+    group is one of which no sample is left.
 
     Args:
         batch: This rank's scored samples; may be empty.
@@ -39,11 +39,12 @@ def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageB
     )
     is_valid = torch.tensor([scored.is_valid for scored in batch.scored], dtype=torch.bool)
     rewards = torch.tensor([scored.reward for scored in batch.scored], dtype=torch.float64)
-    groups = group_advantages(
-        rewards.view(-1, size), is_valid=is_valid.view(-1, size), kind=config.advantage
-    )
-    is_kept = is_valid.view(-1, size)
-    is_kept = is_kept & (is_kept.sum(dim=1, keepdim=True) >= MIN_VALID_SAMPLES)
+    is_valid, rewards = is_valid.view(-1, size), rewards.view(-1, size)
+    if config.advantage == "gae":
+        is_kept, groups = is_valid, unknown_advantages(rewards, is_valid=is_valid)
+    else:
+        is_kept = is_valid & (is_valid.sum(dim=1, keepdim=True) >= MIN_VALID_SAMPLES)
+        groups = group_advantages(rewards, is_valid=is_valid, kind=config.advantage)
     if config.drop_uninformative_groups:
         is_kept = is_kept & groups.is_informative[:, None]
     kept = is_kept.flatten().nonzero().flatten().tolist()
@@ -60,10 +61,9 @@ def assign_advantages(batch: ScoredBatch, config: AlgorithmConfig) -> AdvantageB
 def whiten_advantages(batch: AdvantageBatch, peers: Peers = ALONE) -> AdvantageBatch:
     """Shift and scale advantages to mean 0 and variance 1 over the samples of all ranks.
 
-    A sample counts once, however many tokens it has.
-
-    With ``dr_grpo`` advantages this is REINFORCE++ with the group's mean as baseline
-    (arXiv:2501.03262): one scale for the batch, where GRPO has one for each group.
+    A sample counts once, however many tokens it has. With ``dr_grpo`` advantages this is
+    REINFORCE++ with the group's mean as baseline (arXiv:2501.03262): one scale for the batch, where
+    GRPO has one for each group.
 
     Args:
         batch: This rank's samples; may be empty.

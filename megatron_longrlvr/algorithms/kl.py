@@ -54,23 +54,24 @@ ESTIMATORS: Mapping[str, KlEstimator] = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def kl_in_reward(
-    advantages: Tensor,
+    credit: Tensor,
     *,
     policy_logprobs: Tensor,
     reference_logprobs: Tensor,
     config: KlConfig,
 ) -> Tensor:
-    """Charge each token for its own divergence: ``A_t - coefficient * kl_t``.
+    """Charge each token for its own divergence: ``credit_t - coefficient * kl_t``.
 
-    This is the immediate charge alone. A token does not answer for the divergence of the tokens
-    after it, the charge enters no group mean and no std, and it carries no gradient: it reaches
-    the policy as part of the advantage.
+    Where the credit is an advantage, this is the immediate charge alone: a token does not answer
+    for the divergence of the tokens after it. Where it is a token's reward that a critic is to
+    estimate advantages from, it does. The charge enters no group mean and no std, and it carries no
+    gradient.
 
     Args:
-        advantages: [N] float32.
+        credit: [N] float32, advantages or rewards.
         policy_logprobs: [N] float32, of the policy that is charged: the proximal one, before the
             step's first update. Where a position is no response token, both log-probabilities
-            are 0 and the advantage stays as it is.
+            are 0 and the credit stays as it is.
         reference_logprobs: [N] float32.
         config: Supplies estimator and coefficient.
 
@@ -78,4 +79,4 @@ def kl_in_reward(
         [N] float32, without gradient.
     """
     estimate = ESTIMATORS[config.estimator](policy_logprobs.detach(), reference_logprobs.detach())
-    return advantages - config.coefficient * estimate
+    return credit - config.coefficient * estimate

@@ -26,6 +26,9 @@ class RunState:
     prompt_cursor: int
     """Prompts taken from the training set so far."""
 
+    critic_version: int = 0
+    """Optimizer steps in the critic's weights; 0 in runs without one."""
+
     extra: Mapping[str, int | float | str] = field(default_factory=dict)
     """Further positions, of whoever has one to keep."""
 

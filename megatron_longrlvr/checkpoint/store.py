@@ -1,6 +1,7 @@
 """Save a run into a checkpoint directory, and carry on from one.
 
     learner/                weights and optimizer (see sharded.py for what is read through pickle)
+    critic/                 likewise, in runs with a critic
     random/rank_00000...    random states of every rank, safetensors
     state.json              position of the run
     manifest.json           written last
@@ -30,14 +31,18 @@ from megatron_longrlvr.checkpoint.manifest import (
 )
 from megatron_longrlvr.checkpoint.random_state import load_random_state, save_random_state
 from megatron_longrlvr.checkpoint.run_state import RunState, read_state, write_state
-from megatron_longrlvr.checkpoint.sharded import read_learner, write_learner
+from megatron_longrlvr.checkpoint.sharded import read_trainee, write_trainee
 from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
 from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.model.critic import Critic
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.observability.provenance import library_versions
 from megatron_longrlvr.parallel.collectives import broadcast_object, gather_objects
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.stages import PolicyVersion
+
+CRITIC_DIRECTORY = "critic"
+"""Where a critic's torch_dist files lie within a checkpoint."""
 
 _Value = TypeVar("_Value")
 
@@ -45,7 +50,12 @@ _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(
-    directory: Path, learner: Learner, state: RunState, *, config_fingerprint: str
+    directory: Path,
+    learner: Learner,
+    state: RunState,
+    *,
+    critic: Critic | None = None,
+    config_fingerprint: str,
 ) -> Checkpoint:
     """Write a checkpoint; it becomes visible under ``directory`` only when it is whole.
 
@@ -54,16 +64,21 @@ def save_checkpoint(
             on a file system that all ranks share. An older one of that name is replaced.
         learner: Between two steps.
         state: Position of the run, the same on every rank.
+        critic: Of the run, where it has one.
         config_fingerprint: Of the recipe, for whoever resumes.
 
     Raises:
         CheckpointError: Some rank could not write; earlier checkpoints are untouched.
     """
     assert state.policy_version == learner.version, "state and learner are of different steps"
+    assert state.critic_version == (critic.version if critic else 0), "state is of another critic"
     assert directory.name == checkpoint_directory(Path(), state.step).name, "misnamed checkpoint"
     groups, partial = learner.policy.groups, partial_directory(directory)
     _on_first_rank(groups, lambda: _clear(partial))
-    write_learner(partial / WEIGHTS_DIRECTORY, learner)
+    write_trainee(partial / WEIGHTS_DIRECTORY, learner)
+    if critic is not None:
+        _on_first_rank(groups, (partial / CRITIC_DIRECTORY).mkdir)
+        write_trainee(partial / CRITIC_DIRECTORY, critic)
     _on_every_rank(groups, lambda: save_random_state(partial, groups.rank))
 
     def finish() -> Checkpoint:
@@ -76,8 +91,8 @@ def save_checkpoint(
     return _on_first_rank(groups, finish)
 
 
-def load_checkpoint(directory: Path, learner: Learner) -> RunState:
-    """Bring a learner, of any layout, to the state that was saved.
+def load_checkpoint(directory: Path, learner: Learner, *, critic: Critic | None = None) -> RunState:
+    """Bring a learner, and a critic, of any layout, to the state that was saved.
 
     Random states come back where the layout is the same; another one keeps those it was seeded
     with.
@@ -90,9 +105,13 @@ def load_checkpoint(directory: Path, learner: Learner) -> RunState:
     # One rank looks at the files: thousands asking for the same sizes would swamp the file system.
     checkpoint = _on_first_rank(groups, lambda: read_checkpoint(directory))
     state = _on_first_rank(groups, lambda: read_state(directory))
-    _check_kind(checkpoint, learner)
-    read_learner(directory / WEIGHTS_DIRECTORY, learner, with_optimizer=state.policy_version > 0)
+    _check_kind(checkpoint, learner, critic)
+    read_trainee(directory / WEIGHTS_DIRECTORY, learner, with_optimizer=state.policy_version > 0)
     learner.version = PolicyVersion(state.policy_version)
+    if critic is not None:
+        where = directory / CRITIC_DIRECTORY
+        read_trainee(where, critic, with_optimizer=state.critic_version > 0)
+        critic.version = PolicyVersion(state.critic_version)
     if checkpoint.manifest.layout == asdict(groups.layout):
         _on_every_rank(groups, lambda: load_random_state(directory, groups.rank))
     elif groups.rank == 0:
@@ -100,8 +119,13 @@ def load_checkpoint(directory: Path, learner: Learner) -> RunState:
     return state
 
 
-def _check_kind(checkpoint: Checkpoint, learner: Learner) -> None:
+def _check_kind(checkpoint: Checkpoint, learner: Learner, critic: Critic | None) -> None:
     saved = checkpoint.manifest
+    # A checkpoint with a critic serves whoever wants the policy alone.
+    if critic is not None and not any(
+        name.startswith(f"{CRITIC_DIRECTORY}/") for name in saved.bytes_by_file
+    ):
+        raise CheckpointError(f"{checkpoint.directory} holds no critic, which this run needs")
     running = {
         "model.dtype": (saved.dtype, learner.policy.model.dtype),
         "optimizer.distributed": (

@@ -26,6 +26,9 @@ WEIGHTS_DIRECTORY = "learner"
 """Where the torch_dist files lie within a checkpoint, of a run or converted."""
 
 
+_HEAD = "output_layer.weight"
+
+
 def holds_torch_dist(folder: Path) -> bool:
     """Whether a model folder holds its weights as torch_dist."""
     return (folder / WEIGHTS_DIRECTORY / ".metadata").is_file()
@@ -87,6 +90,28 @@ def read_weights(
     except (CheckpointingException, CheckpointException, OSError) as error:
         raise CheckpointError(f"{directory} does not fit the model: {error}") from error
     fill_chunks(chunks, state)
+
+
+def read_body(directory: Path, chunks: Sequence[Any], groups: ProcessGroups) -> None:
+    """Fill a critic's chunks, but for the value head, from a converted language model. Collective.
+
+    Raises:
+        CheckpointError: As for :func:`read_weights`.
+    """
+    heads: dict[str, dict[str, Any]] = {name: {} for name in _model_keys(chunks)}
+    state = weights_state(chunks, groups)
+    for key, chunk in zip(heads, chunks, strict=True):
+        if chunk.post_process:
+            del state[key][_HEAD]
+            heads[key] = {_HEAD: chunk.state_dict()[_HEAD]}
+    try:
+        # The language model's output layer is left over.
+        loaded = dist_checkpointing.load(
+            state, str(directory), OwnSlices(), strict=StrictHandling.RAISE_UNEXPECTED
+        )
+    except (CheckpointingException, CheckpointException, OSError) as error:
+        raise CheckpointError(f"{directory} does not fit the critic: {error}") from error
+    fill_chunks(chunks, {key: {**loaded[key], **head} for key, head in heads.items()})
 
 
 def _tensors_only(state: dict[str, Any]) -> dict[str, Any]:

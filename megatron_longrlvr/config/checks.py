@@ -7,6 +7,7 @@ or together with the number of ranks. Nothing is changed, and neither model, dat
 from __future__ import annotations
 
 from megatron_longrlvr.config.mismatch import MismatchConfig
+from megatron_longrlvr.config.policy import OptimizerConfig
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.synthesis import SynthesisConfig
 from megatron_longrlvr.config.task import DataSource, FileDataConfig
@@ -28,8 +29,9 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     _check_engine(config)
     check_engine_size(config, layout)
     _check_algorithm(config)
+    _check_critic(config)
     _check_staleness(config)
-    _check_optimizer(config)
+    _check_optimizer(config.optimizer, "optimizer")
     _check_acceleration(config, layout)
     _check_evaluation(config)
 
@@ -85,7 +87,7 @@ def _check_engine(config: TrainConfig) -> None:
 
 def _check_algorithm(config: TrainConfig) -> None:
     rollout, algorithm = config.rollout, config.algorithm
-    if rollout.group_size < 2:
+    if rollout.group_size < 2 and algorithm.advantage != "gae":
         raise ConfigError(
             f"rollout.group_size={rollout.group_size} leaves algorithm.advantage="
             f"{algorithm.advantage} nothing to compare a sample with; use at least 2"
@@ -145,11 +147,43 @@ def _check_behavior_is_proximal(config: TrainConfig) -> None:
         )
 
 
-def _check_optimizer(config: TrainConfig) -> None:
-    optimizer = config.optimizer
+def _check_critic(config: TrainConfig) -> None:
+    critic, advantage = config.critic, config.algorithm.advantage
+    if critic is None:
+        if advantage == "gae":
+            raise ConfigError("algorithm.advantage=gae needs a critic section; add one")
+        return
+    if advantage != "gae":
+        raise ConfigError(
+            f"critic is read by algorithm.advantage=gae alone, not by {advantage}; leave it out"
+        )
+    if config.algorithm.drop_uninformative_groups:
+        raise ConfigError(
+            "algorithm.drop_uninformative_groups=true leaves out groups that a critic learns from; "
+            "set it to false with algorithm.advantage=gae"
+        )
+    if critic.warmup_steps >= config.trainer.steps:
+        raise ConfigError(
+            f"critic.warmup_steps={critic.warmup_steps} leaves the policy none of the "
+            f"trainer.steps={config.trainer.steps}"
+        )
+    _check_optimizer(critic.optimizer, "critic.optimizer")
+    trainer = config.trainer
+    if trainer.loop != "native":
+        raise ConfigError(
+            f"trainer.loop={trainer.loop} has no place for a critic; set trainer.loop=native"
+        )
+    if trainer.gradient_parts_every > 0:
+        raise ConfigError(
+            f"trainer.gradient_parts_every={trainer.gradient_parts_every} divides the advantages "
+            "of a group, which algorithm.advantage=gae does not have; set it to 0"
+        )
+
+
+def _check_optimizer(optimizer: OptimizerConfig, key: str) -> None:
     if optimizer.min_lr > optimizer.lr:
         raise ConfigError(
-            f"optimizer.min_lr={optimizer.min_lr} is above optimizer.lr={optimizer.lr}, "
+            f"{key}.min_lr={optimizer.min_lr} is above {key}.lr={optimizer.lr}, "
             "which it is the end of"
         )
 

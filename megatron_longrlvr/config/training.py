@@ -75,16 +75,18 @@ class DynamicSamplingConfig(Section):
 class AlgorithmConfig(Section):
     """From rewards to a loss."""
 
-    advantage: Literal["grpo", "dr_grpo", "rloo", "leave_one_out"] = "grpo"
+    advantage: Literal["grpo", "dr_grpo", "rloo", "leave_one_out", "gae"] = "grpo"
     """``grpo``: reward minus group mean over group std; ``dr_grpo``: without the std; ``rloo``:
-    reward minus the mean of the others; ``leave_one_out``: the same over the others' std."""
+    reward minus the mean of the others; ``leave_one_out``: the same over the others' std; ``gae``:
+    PPO's, for each token, from the values of the ``critic`` section's model."""
 
     whiten_advantages: bool = False
-    """Then shift and scale them to mean 0 and variance 1 over the step's samples on all ranks;
-    with ``dr_grpo``, REINFORCE++ with a baseline."""
+    """Then shift and scale them to mean 0 and variance 1 over the step on all ranks: over samples,
+    which with ``dr_grpo`` is REINFORCE++ with a baseline, or with ``gae`` over response tokens."""
 
     drop_uninformative_groups: bool = True
-    """Leave groups without spread in the reward out of the loss and of its denominator."""
+    """Leave groups without spread in the reward out of the loss and of its denominator; with
+    ``gae`` every group teaches something, and this has to be false."""
 
     loss: Literal["clipped", "gspo", "cispo"] = "clipped"
     """``clipped``: PPO's, with a ratio for every token; ``gspo``: with one ratio for a response,

@@ -26,8 +26,11 @@ from megatron_longrlvr.model.weight_map import (
     assemble,
     hf_shapes,
     hf_slices,
+    rules_for_body,
     rules_for_model,
+    shapes_of,
     tied_output_rule,
+    value_head_rule,
 )
 
 DEFAULT_BUCKET_BYTES = 256 * 2**20
@@ -72,14 +75,53 @@ def load_hf_weights(
     with HfReader(folder, spellings=other_spellings(spec)) as reader:
         check_folder(reader, spec)
         for name, parameter in parameters.items():
-            rule = rules[name]
-            indices = hf_slices(rule, spec, tp_rank=tp_rank, tp_size=tp_size)
-            parts = [reader.read(*part) for part in zip(rule.hf_names, indices, strict=True)]
-            value = assemble(rule, parts, spec, tp_size=tp_size)
-            assert value.shape == parameter.shape, (
-                f"{name} has shape {tuple(parameter.shape)}, the table gives {tuple(value.shape)}"
-            )
-            parameter.copy_(value)
+            _fill(parameter, rules[name], reader, spec, tp_rank=tp_rank, tp_size=tp_size)
+
+
+@torch.no_grad()
+def load_hf_critic(
+    chunks: Sequence[torch.nn.Module],
+    folder: Path,
+    spec: ModelSpec,
+    *,
+    tp_rank: int,
+    tp_size: int,
+) -> None:
+    """As :func:`load_hf_weights`, for a critic's chunks.
+
+    The folder's output layer is passed over. Its value head is taken where it has one; otherwise
+    that of the chunks stays as it is.
+    """
+    head = value_head_rule(spec)
+    rules = {rule.megatron_name: rule for rule in (*rules_for_body(spec), head)}
+    parameters = parameters_by_name(chunks)
+    _check_parameters(parameters, rules)
+    with HfReader(folder, spellings=other_spellings(spec)) as reader:
+        if "score.weight" not in reader:
+            del rules[head.megatron_name]
+        reader.check(shapes_of(rules.values()), ignored={_TIED_OUTPUT})
+        for name, parameter in parameters.items():
+            if name in rules:
+                _fill(parameter, rules[name], reader, spec, tp_rank=tp_rank, tp_size=tp_size)
+
+
+def _fill(
+    parameter: Tensor,
+    rule: Rule,
+    reader: HfReader,
+    spec: ModelSpec,
+    *,
+    tp_rank: int,
+    tp_size: int,
+) -> None:
+    indices = hf_slices(rule, spec, tp_rank=tp_rank, tp_size=tp_size)
+    parts = [reader.read(*part) for part in zip(rule.hf_names, indices, strict=True)]
+    value = assemble(rule, parts, spec, tp_size=tp_size)
+    assert value.shape == parameter.shape, (
+        f"{rule.megatron_name} has shape {tuple(parameter.shape)}, the table gives "
+        f"{tuple(value.shape)}"
+    )
+    parameter.copy_(value)
 
 
 def check_folder(reader: HfReader, spec: ModelSpec) -> None:

@@ -1,4 +1,4 @@
-"""What a forward pass is run for: the policy-gradient loss, or likelihood of demonstrations.
+"""What a policy's forward pass is run for: the policy-gradient loss, or likelihood.
 
 Shapes: T tokens of a micro-batch, N of them predicted on this rank.
 """
@@ -57,7 +57,9 @@ def likelihood(micro_batches: Sequence[MicroBatch]) -> Objective:
 
 
 def _charge_divergence(inputs: PolicyLossInput, config: AlgorithmConfig) -> PolicyLossInput:
-    if inputs.reference_logprobs is None or config.kl.place != "reward":
+    # With a critic the charge is in the rewards that its advantages come from.
+    is_charged = config.kl.place == "reward" and config.advantage != "gae"
+    if inputs.reference_logprobs is None or not is_charged:
         return inputs
     advantages = kl_in_reward(
         inputs.advantages,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from megatron_longrlvr.model.expert_spec import (
 )
 from megatron_longrlvr.model.family import FAMILIES, read_architecture
 from megatron_longrlvr.model.rope_spec import RopeSpec, read_rope, rope_scaling, whole_number
+
+# How transformers names the two classes of a family.
+_LANGUAGE_MODEL, _CLASSIFIER = "ForCausalLM", "ForSequenceClassification"
 
 # What transformers assumes when a config.json leaves the key out, in all families.
 _DEFAULT_INITIALIZER_RANGE = 0.02
@@ -136,14 +139,22 @@ def spec_from_hf_config(path: Path) -> ModelSpec:
     Raises:
         ConfigError: As there.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    try:
-        return _spec_from_hf_config(config)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return _understood(path, _spec_from_hf_config)
+
+
+def read_critic_spec(folder: Path) -> ModelSpec:
+    """Read what a critic starts from: a model as :func:`read_model_spec`, or a reward model.
+
+    A reward model is a sequence classifier with one label (``LlamaForSequenceClassification``); it
+    is described as the language model that shares its body.
+
+    Raises:
+        ConfigError: As for :func:`read_model_spec`, or the classifier has several labels.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; critic.path must be a model folder")
+    return _understood(path, lambda config: _spec_from_hf_config(_as_language_model(config)))
 
 
 def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
@@ -186,6 +197,29 @@ def to_hf_config(spec: ModelSpec) -> dict[str, Any]:
     if spec.experts is not None:
         config |= expert_settings(spec.architecture, spec.experts)
     return config
+
+
+def _understood(path: Path, understand: Callable[[Mapping[str, Any]], ModelSpec]) -> ModelSpec:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    try:
+        return understand(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _as_language_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ``config.json`` of the language model that a reward model was made of."""
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else ""
+    if not named.endswith(_CLASSIFIER):
+        return config
+    labels = config.get("id2label", {})
+    if len(labels) > 1:
+        raise ConfigError(f"id2label has {len(labels)} labels; a critic's head has one")
+    return {**config, "architectures": [named.removesuffix(_CLASSIFIER) + _LANGUAGE_MODEL]}
 
 
 def _spec_from_hf_config(config: Mapping[str, Any]) -> ModelSpec:

@@ -19,7 +19,7 @@ The rules import without torch, so that the planner can count by them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -108,17 +108,26 @@ def rules_for_model(spec: ModelSpec) -> tuple[Rule, ...]:
 
     A tied output layer has no rule of its own: see :func:`tied_output_rule`.
     """
-    vocabulary_shape = (spec.vocab_size, spec.hidden_size)
-    embedding = {"model.embed_tokens.weight": vocabulary_shape}
+    body = rules_for_body(spec)
+    if spec.tie_word_embeddings:
+        return body
+    output = {"lm_head.weight": (spec.vocab_size, spec.hidden_size)}
+    return (*body, _rule("output_layer.weight", output, Cut.VOCABULARY_ROWS))
+
+
+def value_head_rule(spec: ModelSpec) -> Rule:
+    """Rule of a critic's head: that of a sequence classifier with one label."""
+    return _rule("output_layer.weight", {"score.weight": (1, spec.hidden_size)}, Cut.REPLICATED)
+
+
+def rules_for_body(spec: ModelSpec) -> tuple[Rule, ...]:
+    """List the rules of a model without what stands on top of it."""
+    embedding = {"model.embed_tokens.weight": (spec.vocab_size, spec.hidden_size)}
     final_norm = {"model.norm.weight": (spec.hidden_size,)}
     rules = [_rule("embedding.word_embeddings.weight", embedding, Cut.VOCABULARY_ROWS)]
     for layer in range(spec.num_layers):
         rules += [_in_layer(rule, layer) for rule in rules_for_layer(spec, layer)]
-    rules.append(_rule("decoder.final_layernorm.weight", final_norm, Cut.REPLICATED))
-    if not spec.tie_word_embeddings:
-        output = {"lm_head.weight": vocabulary_shape}
-        rules.append(_rule("output_layer.weight", output, Cut.VOCABULARY_ROWS))
-    return tuple(rules)
+    return (*rules, _rule("decoder.final_layernorm.weight", final_norm, Cut.REPLICATED))
 
 
 def tied_output_rule(spec: ModelSpec) -> Rule:
@@ -129,9 +138,14 @@ def tied_output_rule(spec: ModelSpec) -> Rule:
 
 def hf_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Full shape of every tensor of a model by its Hugging Face name, in forward order."""
+    return shapes_of(rules_for_model(spec))
+
+
+def shapes_of(rules: Iterable[Rule]) -> dict[str, tuple[int, ...]]:
+    """Full shape of every tensor that rules speak of, by its Hugging Face name."""
     return {
         name: shape
-        for rule in rules_for_model(spec)
+        for rule in rules
         for name, shape in zip(rule.hf_names, rule.hf_shapes, strict=True)
     }
 

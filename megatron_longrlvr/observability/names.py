@@ -160,6 +160,22 @@ UPDATE_ENTROPY_MEAN = "update/entropy_mean"
 UPDATE_LR = "update/lr"
 UPDATE_SKIPPED = "update/skipped"
 
+# What the critic said before the step's first update, and what its own updates did; over response
+# tokens. Only with algorithm.advantage=gae.
+CRITIC_PREFIX = "critic/"
+CRITIC_EXPLAINED_VARIANCE = "critic/explained_variance"
+"""1 - Var(return - value) / Var(return): 1 foresees everything, 0 nothing."""
+
+CRITIC_VALUE_MEAN = "critic/value_mean"
+CRITIC_RETURN_MEAN = "critic/return_mean"
+CRITIC_LOSS = "critic/loss"
+CRITIC_SQUARE_ERROR_MEAN = "critic/square_error_mean"
+"""Between value and return, as the critic stood at each of its updates."""
+
+CRITIC_CLIPPED_FRAC = "critic/clipped_frac"
+CRITIC_GRAD_NORM = "critic/grad_norm"
+CRITIC_LR = "critic/lr"
+
 # How the update's tokens were packed.
 PACKING_PADDING_FRAC = "packing/padding_frac"
 """Share of the tokens run through the model that stand for nothing."""
@@ -182,6 +198,9 @@ MFU_UPDATE_FRAC = "mfu/update_frac"
 TIMING_GENERATE_S = "timing/generate_s"
 TIMING_SCORE_S = "timing/score_s"
 TIMING_LOGPROBS_S = "timing/logprobs_s"
+TIMING_CRITIC_S = "timing/critic_s"
+"""Values, advantages and the critic's updates; 0 without one."""
+
 TIMING_UPDATE_S = "timing/update_s"
 TIMING_PUBLISH_S = "timing/publish_s"
 TIMING_STEP_S = "timing/step_s"

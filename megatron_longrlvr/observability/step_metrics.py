@@ -137,9 +137,11 @@ def eval_metrics(tally: Tally) -> dict[str, float]:
     }
 
 
-def update_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+def update_metrics(
+    metrics: Mapping[str, float], *, prefix: str = names.UPDATE_PREFIX
+) -> dict[str, float]:
     """``UpdateStats.metrics`` under their full names."""
-    return {names.UPDATE_PREFIX + name: value for name, value in metrics.items()}
+    return {prefix + name: value for name, value in metrics.items()}
 
 
 def _writing_tally(batch: ScoredBatch) -> Tally:

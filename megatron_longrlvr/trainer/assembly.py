@@ -16,12 +16,13 @@ from megatron_longrlvr.data.sources import PromptSource
 from megatron_longrlvr.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.evaluation.runner import Evaluator
+from megatron_longrlvr.model.critic import Critic, load_critic
 from megatron_longrlvr.model.flops import forward_flops, group_work
 from megatron_longrlvr.model.learner import Learner, LearnerSettings
 from megatron_longrlvr.model.optimizer import describe_optimizer
 from megatron_longrlvr.model.policy import Policy, load_policy
 from megatron_longrlvr.model.precision import describe
-from megatron_longrlvr.model.spec import ModelSpec, read_model_spec
+from megatron_longrlvr.model.spec import ModelSpec, read_critic_spec, read_model_spec
 from megatron_longrlvr.parallel.collectives import (
     all_ranks_agree,
     broadcast_object,
@@ -89,6 +90,7 @@ def assemble(
     """
     tokenizer = load_tokenizer(model_folder(config.model.path))
     learner = build_learner(config, groups)
+    critic = build_critic(config, groups, tokenizer)
     engine = build_engine(config, learner.policy, tokenizer)
     source, length_notes = build_prompt_source(
         config.data.train,
@@ -101,7 +103,7 @@ def assemble(
     first_step, is_eval_due = 0, True
     checkpoint = broadcast_object(latest(run_dir.path) if groups.rank == 0 else None, groups.world)
     if checkpoint is not None:
-        state = load_checkpoint(checkpoint.directory, learner)
+        state = load_checkpoint(checkpoint.directory, learner, critic=critic)
         source.restore(state.prompt_cursor)
         first_step, is_eval_due = state.step, EVAL_DUE in state.extra
     engine.publish(learner.version)
@@ -137,6 +139,7 @@ def assemble(
                 algorithm=config.algorithm,
                 peers=data_parallel_peers(groups),
             ),
+            critic=critic,
         ),
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
@@ -223,12 +226,39 @@ def build_learner(config: TrainConfig, groups: ProcessGroups) -> Learner:
     reference = None
     if config.algorithm.kl.coefficient > 0:
         reference = load_policy(folder, spec, groups, config.model)
+    warmup_steps = 0 if config.critic is None else config.critic.warmup_steps
+    learning_steps = config.trainer.steps - warmup_steps
     settings = LearnerSettings(
         optimizer=config.optimizer,
-        num_optimizer_steps=config.trainer.steps * config.algorithm.updates_per_step,
+        num_optimizer_steps=learning_steps * config.algorithm.updates_per_step,
         temperature=config.rollout.temperature,
     )
     return Learner(policy, settings, reference=reference)
+
+
+def build_critic(config: TrainConfig, groups: ProcessGroups, tokenizer: Tokenizer) -> Critic | None:
+    """The value model, where the recipe has one.
+
+    Raises:
+        ConfigError: Its folder is no model that this layout and tokenizer can use.
+    """
+    if config.critic is None:
+        return None
+    path = config.critic.path or config.model.path
+    folder = model_folder(path)
+    spec = read_critic_spec(folder)
+    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    check_model(spec, groups.layout, longest_tokens=longest)
+    if spec.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"critic.path={path} has a vocabulary of {spec.vocab_size} and the policy's tokenizer "
+            f"{tokenizer.vocab_size} tokens; use a model of the same tokenizer"
+        )
+    own = {"dtype": config.critic.dtype, "recompute": config.critic.recompute}
+    given = {key: value for key, value in own.items() if value is not None}
+    network = load_critic(folder, spec, groups, config.model.model_copy(update=given))
+    num_steps = config.trainer.steps * config.algorithm.updates_per_step
+    return Critic(network, config.critic, num_optimizer_steps=num_steps)
 
 
 def build_guard(config: TrainConfig, policy: Policy, engine: OwnEngine) -> MismatchGuard:

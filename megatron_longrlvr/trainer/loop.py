@@ -191,17 +191,18 @@ def save(
     extra: Mapping[str, int] | None = None,
 ) -> None:
     """Write a checkpoint of the learner as it is after ``step``; every rank calls this."""
-    learner = run.parts.learner
+    learner, critic = run.parts.learner, run.parts.critic
     state = RunState(
         step=step,
         policy_version=learner.version,
+        critic_version=0 if critic is None else critic.version,
         prompt_cursor=(
             run.parts.collector.sampler.cursor() if prompt_cursor is None else prompt_cursor
         ),
         extra=extra or {},
     )
     directory = checkpoint_directory(run.run_dir.path, step)
-    save_checkpoint(directory, learner, state, config_fingerprint=run.fingerprint)
+    save_checkpoint(directory, learner, state, critic=critic, config_fingerprint=run.fingerprint)
     beat()
     if run.groups.rank == 0:
         prune(run.run_dir.path, run.trainer.keep_checkpoints)

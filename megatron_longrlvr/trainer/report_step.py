@@ -47,6 +47,7 @@ def step_metrics(
         **train_metrics(tally),
         **timing,
         **update_metrics(_mean_over_updates(outcome.updates)),
+        **_critic_metrics(outcome),
         **_workload_metrics(outcome, groups, workload, timing),
         **prepared.gap,
         **prepared.signal,
@@ -136,6 +137,14 @@ def _staleness_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str,
         names.ROLLOUT_STALENESS_MAX: oldest,
         names.ROLLOUT_MIXED_VERSIONS_FRAC: spread / max(count, 1),
     }
+
+
+def _critic_metrics(outcome: StepOutcome) -> dict[str, float]:
+    valuation = outcome.prepared.valuation
+    if valuation is None:
+        return {}
+    learned = _mean_over_updates(outcome.critic)
+    return {**valuation.metrics, **update_metrics(learned, prefix=names.CRITIC_PREFIX)}
 
 
 def _judging_metrics(outcome: StepOutcome, groups: ProcessGroups) -> dict[str, float]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from megatron_longrlvr.algorithms.assign import assign_advantages, whiten_advantages
 from megatron_longrlvr.algorithms.dealing import GroupCost
 from megatron_longrlvr.algorithms.packing import Peers, pack
+from megatron_longrlvr.algorithms.valuation import Valuation
 from megatron_longrlvr.config.training import AlgorithmConfig
+from megatron_longrlvr.model.critic import Critic
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.rollout.engine import WeightPublisher
 from megatron_longrlvr.stages import (
@@ -19,6 +21,7 @@ from megatron_longrlvr.stages import (
     UpdateStats,
 )
 from megatron_longrlvr.trainer.collect import Collected, Collector
+from megatron_longrlvr.trainer.critic_step import consult
 from megatron_longrlvr.trainer.gradient_parts import GradientParts
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
@@ -39,6 +42,8 @@ class StepParts:
 
     guard: MismatchGuard
     gradient_parts: GradientParts
+    critic: Critic | None = None
+    """Given where ``algorithm.advantage`` is ``gae``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,9 @@ class Prepared:
 
     batches: Sequence[TrainBatch]
     """One per optimizer update; empty when no group teaches anything."""
+
+    valuation: Valuation | None
+    """What the critic said; None without one."""
 
     gap: Mapping[str, float]
     """Between engine and learner, by metric name; empty where the learner takes its word."""
@@ -69,12 +77,14 @@ class StepOutcome:
 
     prepared: Prepared
     updates: Sequence[UpdateStats]
-    """One per optimizer step; empty when no group taught anything."""
+    """One per optimizer step; empty when no group taught anything, or the critic learns alone."""
 
     refit: Mapping[str, float]
     """What publishing took, by metric name; empty where the engine has no weights of its own."""
 
     stopwatch: Stopwatch
+    critic: Sequence[UpdateStats] = ()
+    """One per optimizer step of the critic; empty without one."""
 
 
 def run_step(parts: StepParts, *, step: int) -> StepOutcome:
@@ -93,14 +103,22 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
     with stopwatch.time("step"):
         collected = parts.collector.collect(step, stopwatch)
         prepared = prepare(parts, collected, stopwatch)
+        critic = learn_values(parts, prepared, stopwatch)
         with stopwatch.time("update"):
-            updates = [parts.learner.update(batch, parts.algorithm) for batch in prepared.batches]
+            is_alone = parts.critic is not None and parts.critic.learns_alone(step)
+            learning = [] if is_alone else prepared.batches
+            updates = [parts.learner.update(batch, parts.algorithm) for batch in learning]
         refit: Mapping[str, float] = {}
         if updates:
             with stopwatch.time("publish"):
                 refit = parts.publisher.publish(updates[-1].version)
     return StepOutcome(
-        version=version, prepared=prepared, updates=updates, refit=refit, stopwatch=stopwatch
+        version=version,
+        prepared=prepared,
+        updates=updates,
+        refit=refit,
+        stopwatch=stopwatch,
+        critic=critic,
     )
 
 
@@ -111,7 +129,7 @@ def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Pre
         PolicyMismatch: Engine and learner are further apart than the recipe allows.
     """
     advantages = assign_advantages(collected.for_training, parts.algorithm)
-    if parts.algorithm.whiten_advantages:
+    if parts.algorithm.whiten_advantages and parts.critic is None:
         advantages = whiten_advantages(advantages, parts.peers)
     packed = _pack(parts, advantages)
     # Counts are global, so all ranks leave out the same batches.
@@ -120,6 +138,12 @@ def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Pre
     with stopwatch.time("logprobs"):
         # Before the first update: the proximal policy is the one that starts the step.
         batches = [parts.learner.add_logprobs(batch, parts.algorithm) for batch in useful]
+    valuation = None
+    if parts.critic is not None:
+        with stopwatch.time("critic"):
+            valuation = consult(parts.critic, batches, parts.algorithm, parts.peers)
+            batches = list(valuation.batches)
+    with stopwatch.time("logprobs"):
         corrected, gap = parts.guard.inspect(batches, samples)
     signal: Mapping[str, float] = {}
     if corrected:  # on all ranks alike
@@ -131,6 +155,7 @@ def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Pre
         advantages=advantages,
         packed=useful,
         batches=corrected,
+        valuation=valuation,
         gap=gap,
         signal=signal,
     )
@@ -144,3 +169,17 @@ def _pack(parts: StepParts, advantages: AdvantageBatch) -> Sequence[PackedBatch]
         peers=parts.peers,
         cost=parts.cost,
     )
+
+
+def learn_values(
+    parts: StepParts, prepared: Prepared, stopwatch: Stopwatch
+) -> Sequence[UpdateStats]:
+    """Take the critic's optimizer steps, as many as the policy's; none without a critic.
+
+    Raises:
+        NonFiniteUpdate: An update would have been NaN or infinite; no weight has changed by it.
+    """
+    if parts.critic is None or prepared.valuation is None:
+        return []
+    with stopwatch.time("critic"):
+        return [parts.critic.update(batch) for batch in prepared.valuation.values]

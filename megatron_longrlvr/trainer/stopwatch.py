@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from megatron_longrlvr.observability.heartbeat import beat
 
-PARTS = ("generate", "score", "logprobs", "update", "publish", "step")
+PARTS = ("generate", "score", "logprobs", "critic", "update", "publish", "step")
 
 
 class Stopwatch:

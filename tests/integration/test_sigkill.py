@@ -38,12 +38,12 @@ MOMENTS = [
     Moment("rollout.megatron_engine", "MegatronEngine.publish"),
     Moment("observability.metric_log", "MetricLog.append", 2),
     Moment("observability.samples", "to_record", 3),  # in the middle of a file
-    Moment("checkpoint.store", "write_learner"),
+    Moment("checkpoint.store", "write_trainee"),
     Moment("checkpoint.store", "save_random_state"),
     Moment("checkpoint.store", "write_manifest"),
     Moment("checkpoint.store", "publish"),
     Moment("checkpoint.manifest", "_remove"),
-    Moment("checkpoint.store", "read_learner"),  # while it starts again
+    Moment("checkpoint.store", "read_trainee"),  # while it starts again
     Moment("evaluation.runner", "Evaluator.evaluate"),  # after a step
     Moment("trainer.session", "export_policy"),  # after the last one
 ]

@@ -7,6 +7,7 @@ teach nothing are counted and change no weight.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,39 @@ def test_a_raised_alarm_keeps_examples(pool2, tmp_path):
     examples = read_samples(path)
     assert 1 <= len([one for one in examples if "cites_everything" in one.suspicions]) <= 2
     assert metrics(tmp_path)["train", 1]["alarm/raised"] >= 1
+
+
+def test_stopping_while_the_critic_learns_alone_changes_nothing(pool2, tmp_path):
+    def ppo(run_dir, **changes):
+        return toy_config(
+            run_dir,
+            algorithm__advantage="gae",
+            algorithm__whiten_advantages=True,
+            algorithm__drop_uninformative_groups=False,
+            critic={"optimizer": {"lr": 0.001, "warmup_steps": 3}, "warmup_steps": 2, "lam": 0.9},
+            evaluation=None,
+            trainer__eval_every=0,
+            trainer__save_every=1,
+            trainer__keep_checkpoints=9,
+            **changes,
+        )
+
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert pool2.run(run, ppo(straight)) == [0, 0]
+    assert pool2.run(run, ppo(resumed, trainer__steps=3)) == [0, 0]
+    for step in (2, 3):  # as if killed after the first step, before the policy had learned
+        shutil.rmtree(resumed / "checkpoints" / f"step_{step:06d}")
+    (resumed / "finished.json").unlink()
+    assert pool2.run(run, ppo(resumed)) == [0, 0]
+    assert metrics(resumed) == metrics(straight)
+    steps = [metrics(straight)["train", step] for step in range(1, 5)]
+    assert [step["update/skipped"] for step in steps] == [1, 1, 0, 0]
+    # The head starts at 0 and says something once it has learned.
+    assert steps[0]["critic/value_mean"] == 0
+    assert all(step["critic/value_mean"] != 0 for step in steps[1:])
+    assert [step["critic/lr"] for step in steps] == pytest.approx(
+        [0.001 / 3, 0.002 / 3, 0.001, 0.001]
+    )
 
 
 @pytest.mark.parametrize("layout", [{"tp": 2}, {"pp": 2}, {"cp": 2}], ids=str)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoModelForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -86,6 +87,19 @@ def tiny_model(
                 parameter.copy_(center + 0.2 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * 0.15)
+    return model.float().eval()
+
+
+def tiny_reward_model(family: str, *, num_labels: int = 1, **settings: object) -> PreTrainedModel:
+    """A sequence classifier on the body of the family's tiny model, with a random head."""
+    body = tiny_model(family, **settings)
+    config = body.config
+    config.num_labels = num_labels
+    torch.manual_seed(5)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.model.load_state_dict(body.model.state_dict())
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn_like(model.score.weight) * 0.3)
     return model.float().eval()
 
 

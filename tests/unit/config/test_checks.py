@@ -24,7 +24,15 @@ FP8 = {
     "model.fp8": {"kind": "blockwise", "parameters": True},
 }
 
+CRITIC = {
+    "algorithm.advantage": "gae",
+    "algorithm.drop_uninformative_groups": False,
+    "critic": {"optimizer": {"lr": 1e-3}},
+}
+
 ACCEPTED = [
+    pytest.param(CRITIC, 2, id="critic"),
+    pytest.param({**CRITIC, "rollout.group_size": 1}, 2, id="critic-needs-no-siblings"),
     pytest.param(AHEAD, 2, id="samples-ahead"),
     pytest.param({}, 2, id="as-written"),
     pytest.param({"rollout.prompts_per_step": 9}, 1, id="one-rank-takes-all"),
@@ -62,6 +70,45 @@ ACCEPTED = [
 ]
 
 REFUSED = [
+    pytest.param(
+        {"algorithm.advantage": "gae"}, 2, "algorithm.advantage=gae needs a critic", id="no-critic"
+    ),
+    pytest.param(
+        {**CRITIC, "algorithm.advantage": "rloo"},
+        2,
+        "critic is read by algorithm.advantage=gae alone, not by rloo",
+        id="idle-critic",
+    ),
+    pytest.param(
+        {**CRITIC, "algorithm.drop_uninformative_groups": True},
+        2,
+        "algorithm.drop_uninformative_groups=true",
+        id="critic-without-equal-groups",
+    ),
+    pytest.param(
+        {**CRITIC, "critic": {"optimizer": {"lr": 1e-3}, "warmup_steps": 10}},
+        2,
+        "critic.warmup_steps=10 leaves the policy none of the trainer.steps=10",
+        id="critic-learns-alone-for-ever",
+    ),
+    pytest.param(
+        {**CRITIC, "critic": {"optimizer": {"lr": 1e-3, "min_lr": 1e-2}}},
+        2,
+        "critic.optimizer.min_lr=0.01 is above critic.optimizer.lr=0.001",
+        id="critic-lr-rises",
+    ),
+    pytest.param(
+        {**CRITIC, "trainer.loop": "nemo_aligner"},
+        2,
+        "trainer.loop=nemo_aligner has no place for a critic",
+        id="critic-in-the-other-loop",
+    ),
+    pytest.param(
+        {**CRITIC, "trainer.gradient_parts_every": 2},
+        2,
+        "trainer.gradient_parts_every=2",
+        id="critic-by-reward-term",
+    ),
     pytest.param(
         {"algorithm.max_staleness": 1},
         2,
