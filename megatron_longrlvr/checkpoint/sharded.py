@@ -4,7 +4,8 @@ Every tensor is stored under its place in the whole model, so that any layout ca
 another saved.
 
 Read through pickle are, by megatron-core and torch, two files that only :func:`write_trainee`
-writes: ``common.pt`` (AdamW's step; tensors and plain values only, which torch enforces) and
+writes: ``common.pt`` (AdamW's step; tensors and plain values only, which torch enforces; from
+megatron-core 0.19 on it lies among the tensors, as ``common_state``, read in the same way) and
 ``.metadata`` (the index of tensors). A checkpoint must therefore come from a source one trusts.
 """
 
@@ -24,6 +25,7 @@ from megatron_longrlvr.checkpoint.optimizer_state import (
 from megatron_longrlvr.checkpoint.weights import fill_chunks, sharding_metadata, weights_state
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.mcore import (
+    SAVE_OPTIONS,
     CheckpointingException,
     StrictHandling,
     dist_checkpointing,
@@ -43,6 +45,7 @@ def write_trainee(directory: Path, trainee: Trainee) -> None:
         dist_checkpointing.save(
             _sharded_state(trainee, is_loading=False, with_optimizer=trainee.version > 0),
             str(directory),
+            **SAVE_OPTIONS,
         )
     # RuntimeError: torch's writer of zip files tells a full disk in no other way.
     except (CheckpointingException, CheckpointException, OSError, RuntimeError) as error:

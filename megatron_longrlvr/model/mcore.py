@@ -8,6 +8,7 @@ CPU tensors; importing it from here sees to that.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 __all__ = [
+    "SAVE_OPTIONS",
     "CheckpointingException",
     "DistributedDataParallel",
     "DistributedDataParallelConfig",
@@ -94,6 +96,15 @@ __all__ = [
     "get_transformer_layer_offset",
     "using_adam",
 ]
+
+
+# From 0.19 on a save goes by NVIDIA's resiliency extension unless told otherwise.
+SAVE_OPTIONS: dict[str, str] = (
+    {"async_strategy": "mcore"}
+    if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters
+    else {}
+)
+"""Keyword arguments of ``dist_checkpointing.save``."""
 
 
 @contextlib.contextmanager

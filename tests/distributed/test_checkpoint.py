@@ -10,6 +10,7 @@ Not covered: CUDA, several machines, a disk that is full before the first rank's
 import pickle
 import resource
 import shutil
+from importlib import metadata
 
 import numpy
 import pytest
@@ -339,7 +340,7 @@ def test_manifest_describes_the_save(saved):
     assert ParallelLayout(**manifest.layout) == layout_of("dp2")
     assert (manifest.dtype, manifest.is_optimizer_distributed) == ("fp32", True)
     assert manifest.config_fingerprint == "abc"
-    assert manifest.library_versions["torch"] == str(torch.__version__)
+    assert manifest.library_versions["torch"] == metadata.version("torch")
     names = set(manifest.bytes_by_file)
     assert {"state.json", "random/rank_00000.safetensors", "random/rank_00001.safetensors"} <= names
     assert {"learner/common.pt", "learner/.metadata", "learner/__0_0.distcp"} <= names
@@ -348,9 +349,14 @@ def test_manifest_describes_the_save(saved):
 def test_nothing_but_the_index_of_tensors_needs_pickle(saved):
     _, run_dir = saved
     learner = latest(run_dir).directory / "learner"
-    torch.load(learner / "common.pt", weights_only=True)
     with (learner / ".metadata").open("rb") as file:
         stored = pickle.load(file).state_dict_metadata
+    if (learner / "common.pt").exists():  # megatron-core before 0.19
+        torch.load(learner / "common.pt", weights_only=True)
+    else:
+        # The same among the tensors, which megatron-core reads back with weights_only=True.
+        (common,) = [name for name in stored if name.startswith("common_state/")]
+        stored.pop(common)
     assert {type(value).__name__ for value in stored.values()} == {"TensorStorageMetadata"}
 
 
@@ -472,8 +478,10 @@ def test_save_that_finds_no_space_leaves_the_earlier_checkpoint(pool2, saved, li
         assert str(partial_directory(directory)) in text
         assert "GiB free there" in text
         assert after_failure == [STEPS_BEFORE]
-    # The first rank has everybody's reasons; torch's writer turns "File too large" into this.
-    assert "unexpected pos" in results[0][0]
+    # The first rank has everybody's reasons; torch's writer turns "File too large" into the first,
+    # which megatron-core 0.19 prints and names by its type.
+    causes = ("unexpected pos", "caught while starting worker")
+    assert any(cause in results[0][0] for cause in causes)
     steps = [checkpoint.manifest.step for checkpoint in list_checkpoints(run_dir)]
     assert steps == [STEPS_BEFORE, STEPS_BEFORE + 1]
     assert not partial_directory(directory).exists()
