@@ -116,3 +116,4 @@ class CheckpointCallback:
     def save_before(self, step: int, *, prompt_cursor: int) -> None:
         """Save as it was before a step that could not be finished; its prompts come again."""
         save(self._run, step=step - 1, prompt_cursor=prompt_cursor)
+        self._run.saver.finish()

@@ -2,6 +2,7 @@
 
     run/checkpoints/step_000120/           whole, when manifest.json is in it and its files fit
     run/checkpoints/step_000130.partial/   being written, or left behind by a killed save
+    run/checkpoints/best                   link to the best one, where the recipe says what is best
 
 A save writes into the ``.partial`` directory, its manifest last, and then renames the directory,
 so that a crash at any moment leaves the earlier checkpoints as they were.
@@ -15,14 +16,15 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.observability.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
+BEST_LINK = "best"
 
 _NAME = re.compile(r"step_(\d+)")
 _LEFTOVER_NAME = re.compile(r"step_(\d+)\.(partial|replaced)")
@@ -52,6 +54,12 @@ class Manifest:
 
     bytes_by_file: Mapping[str, int]
     """Sizes of all other files; names are relative to the directory, with forward slashes."""
+
+    sha256_by_file: Mapping[str, str] = field(default_factory=dict)
+    """Of the same files; empty where nobody computed them."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Held-out metrics of this very policy; empty where it was not measured."""
 
     library_versions: Mapping[str, str]
     saved_utc: str
@@ -130,6 +138,29 @@ def check_files(directory: Path, bytes_by_file: Mapping[str, int]) -> None:
             )
 
 
+def check_hashes(checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    """Hold some files of a checkpoint against their hashes; files without one pass.
+
+    Raises:
+        CheckpointError: The contents of a file have changed, or it cannot be read; names it.
+    """
+    for name in names:
+        expected = checkpoint.manifest.sha256_by_file.get(name)
+        path = checkpoint.directory / name
+        try:
+            is_well = expected is None or sha256(path) == expected
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if not is_well:
+            raise CheckpointError(f"{path} has changed since it was saved; its SHA-256 is another")
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def publish(partial: Path, directory: Path) -> None:
     """Give a finished directory its name; an older one of that name goes at the last moment."""
     replaced = replaced_directory(directory)
@@ -166,12 +197,30 @@ def latest(run_dir: Path) -> Checkpoint | None:
     return whole[-1] if whole else None
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest whole checkpoints.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """Which checkpoint counts as the best one."""
 
-    What killed saves and removals left behind goes too, up to the newest whole step. A directory
-    whose manifest speaks of other files than it holds stays: somebody damaged it, and may want
-    to look.
+    metric: str
+    is_largest: bool
+
+    def of(self, checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+        """The best of those that were measured; among equals the newest."""
+        measured = [one for one in checkpoints if self.metric in one.manifest.metrics]
+        sign = 1 if self.is_largest else -1
+        return max(
+            measured,
+            key=lambda one: (sign * one.manifest.metrics[self.metric], one.manifest.step),
+            default=None,
+        )
+
+
+def prune(run_dir: Path, keep: int, best: Best | None = None) -> None:
+    """Remove all but the ``keep`` newest whole checkpoints, and the best one.
+
+    ``checkpoints/best`` is a link to the latter. What killed saves and removals left behind goes
+    too, up to the newest whole step. A directory whose manifest speaks of other files than it holds
+    stays: somebody damaged it, and may want to look.
 
     Raises:
         ValueError: ``keep`` is not positive.
@@ -181,13 +230,25 @@ def prune(run_dir: Path, keep: int) -> None:
     whole = list_checkpoints(run_dir)
     if not whole:
         return
+    kept = best.of(whole) if best is not None else None
+    if kept is not None:
+        _link(run_dir / "checkpoints" / BEST_LINK, kept.directory)
     for checkpoint in whole[:-keep]:
-        _remove(checkpoint.directory)
+        if checkpoint is not kept:
+            _remove(checkpoint.directory)
     newest = whole[-1].manifest.step
     unfinished = [path for path in _directories(run_dir) if not (path / MANIFEST_FILE).exists()]
     for path in [*_leftovers(run_dir), *unfinished]:
         if _step_of(path) <= newest:
             _remove(path)
+
+
+def _link(link: Path, directory: Path) -> None:
+    """Have a link point to a directory beside it; at no moment is there none."""
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(directory.name)
+    fresh.replace(link)
 
 
 def _remove(directory: Path) -> None:

@@ -3,57 +3,126 @@
 Every tensor is stored under its place in the whole model, so that any layout can load what
 another saved.
 
-Read through pickle are, by megatron-core and torch, two files that only :func:`write_trainee`
-writes: ``common.pt`` (AdamW's step; tensors and plain values only, which torch enforces; from
-megatron-core 0.19 on it lies among the tensors, as ``common_state``, read in the same way) and
-``.metadata`` (the index of tensors). A checkpoint must therefore come from a source one trusts.
+Read through pickle are, by megatron-core and torch, two files, after :func:`check_pickles` has
+looked at them.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_longrlvr.checkpoint.background import BackgroundWrite
 from megatron_longrlvr.checkpoint.optimizer_state import (
     state_to_load,
     state_to_save,
     take_loaded,
 )
-from megatron_longrlvr.checkpoint.weights import fill_chunks, sharding_metadata, weights_state
+from megatron_longrlvr.checkpoint.weights import (
+    check_pickles,
+    fill_chunks,
+    sharding_metadata,
+    weights_state,
+)
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.mcore import (
     SAVE_OPTIONS,
     CheckpointingException,
+    ShardedTensor,
     StrictHandling,
     dist_checkpointing,
+    is_main_replica,
+    nested_values,
 )
 from megatron_longrlvr.model.trainee import Trainee
+from megatron_longrlvr.parallel.collectives import broadcast_object, sum_over
+from megatron_longrlvr.parallel.groups import ProcessGroups
 
 
-def write_trainee(directory: Path, trainee: Trainee) -> None:
-    """Write weights and optimizer into an empty directory. Collective.
+class TraineeWrite:
+    """Weights and optimizer on their way to an empty directory. Collective.
 
-    An optimizer that has not taken a step has no state, and none is written.
-
-    Raises:
-        CheckpointError: Some rank could not write.
+    An optimizer that has not taken a step has no state, and none is written. The trainee may change
+    as soon as this is made.
     """
+
+    def __init__(self, directory: Path, trainee: Trainee, *, hashes: Path) -> None:
+        """Start writing.
+
+        Args:
+            directory: Empty.
+            trainee: Between two steps.
+            hashes: File for the hashes of what this rank writes.
+
+        Raises:
+            CheckpointError: The disk has too little space, or some rank could not plan its share.
+        """
+        state = _sharded_state(trainee, is_loading=False, with_optimizer=trainee.version > 0)
+        _check_space(directory, state, trainee.network.groups)
+        self._directory, self._role = directory, trainee.role
+        with _reported(directory, trainee.role):
+            request = dist_checkpointing.save(
+                state, str(directory), async_sharded_save=True, **SAVE_OPTIONS
+            )
+            self._write = BackgroundWrite(request, hashes)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's files are written."""
+        return self._write.is_written
+
+    def wait(self) -> None:
+        """Return when this rank's files are written.
+
+        Raises:
+            CheckpointError: They never will be.
+        """
+        self._write.wait()
+
+    def finish(self) -> None:
+        """Complete the directory. Collective; every rank has waited.
+
+        Raises:
+            CheckpointError: Some rank could not write.
+        """
+        with _reported(self._directory, self._role):
+            self._write.finish()
+
+
+@contextmanager
+def _reported(directory: Path, role: str) -> Iterator[None]:
     try:
-        dist_checkpointing.save(
-            _sharded_state(trainee, is_loading=False, with_optimizer=trainee.version > 0),
-            str(directory),
-            **SAVE_OPTIONS,
-        )
+        yield
     # RuntimeError: torch's writer of zip files tells a full disk in no other way.
     except (CheckpointingException, CheckpointException, OSError, RuntimeError) as error:
         free_gib = shutil.disk_usage(directory).free / 2**30
         raise CheckpointError(
-            f"cannot write the {trainee.role} to {directory} ({free_gib:.2f} GiB free there): "
-            f"{error}"
+            f"cannot write the {role} to {directory} ({free_gib:.2f} GiB free there): {error}"
         ) from error
+
+
+def _check_space(directory: Path, state: dict[str, Any], groups: ProcessGroups) -> None:
+    """Refuse a save that the disk has no room for, before anything is written. Collective."""
+    own = sum(
+        sharded.data.nbytes
+        for sharded in nested_values(state)
+        if isinstance(sharded, ShardedTensor) and is_main_replica(sharded.replica_id)
+    )
+    (needed,) = sum_over(groups.world, [own])
+    needed_gib = needed / 2**30
+    free_gib = broadcast_object(
+        shutil.disk_usage(directory).free / 2**30 if groups.rank == 0 else None, groups.world
+    )
+    if free_gib < needed_gib:
+        raise CheckpointError(
+            f"{directory} needs {needed_gib:.2f} GiB and the disk has {free_gib:.2f} GiB free; "
+            "make room, or lower trainer.keep_checkpoints"
+        )
 
 
 def read_trainee(directory: Path, trainee: Trainee, *, with_optimizer: bool) -> None:
@@ -65,6 +134,7 @@ def read_trainee(directory: Path, trainee: Trainee, *, with_optimizer: bool) -> 
         CheckpointError: A tensor is missing, left over or of another shape; the trainee may hold
             parts of both afterwards.
     """
+    check_pickles(directory)
     try:
         state = dist_checkpointing.load(
             _sharded_state(trainee, is_loading=True, with_optimizer=with_optimizer),

@@ -4,38 +4,44 @@
     critic/                 likewise, in runs with a critic
     random/rank_00000...    random states of every rank, safetensors
     state.json              position of the run
-    manifest.json           written last
+    manifest.json           written last, with sizes and hashes of the others
 
 Every rank calls these functions alike.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from megatron_longrlvr.checkpoint.background import read_hashes
 from megatron_longrlvr.checkpoint.manifest import (
     Checkpoint,
     Manifest,
+    check_hashes,
     checkpoint_directory,
     file_sizes,
+    list_checkpoints,
     partial_directory,
     publish,
     read_checkpoint,
+    sha256,
     write_manifest,
 )
 from megatron_longrlvr.checkpoint.random_state import load_random_state, save_random_state
 from megatron_longrlvr.checkpoint.run_state import RunState, read_state, write_state
-from megatron_longrlvr.checkpoint.sharded import read_trainee, write_trainee
+from megatron_longrlvr.checkpoint.sharded import TraineeWrite, read_trainee
 from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.critic import Critic
 from megatron_longrlvr.model.learner import Learner
+from megatron_longrlvr.model.trainee import Trainee
 from megatron_longrlvr.observability.provenance import library_versions
 from megatron_longrlvr.parallel.collectives import broadcast_object, gather_objects
 from megatron_longrlvr.parallel.groups import ProcessGroups
@@ -44,9 +50,89 @@ from megatron_longrlvr.stages import PolicyVersion
 CRITIC_DIRECTORY = "critic"
 """Where a critic's torch_dist files lie within a checkpoint."""
 
+_HASHES = "hashes"
+"""Within a checkpoint while it is written: SHA-256 of each rank's files."""
+
 _Value = TypeVar("_Value")
 
 _log = logging.getLogger(__name__)
+
+
+class PendingCheckpoint:
+    """A checkpoint on its way; learner and critic may change as soon as this is made.
+
+    It becomes visible under its name only when ``finish`` has returned, and is lost where the run
+    ends before. Every rank makes one, asks it and finishes it alike.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        learner: Learner,
+        state: RunState,
+        *,
+        critic: Critic | None = None,
+        config_fingerprint: str,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start writing.
+
+        Args:
+            directory: As :func:`~megatron_longrlvr.checkpoint.manifest.checkpoint_directory` names
+                it; on a file system that all ranks share. An older one of that name is replaced.
+            learner: Between two steps.
+            state: Position of the run, the same on every rank.
+            critic: Of the run, where it has one.
+            config_fingerprint: Of the recipe, for whoever resumes.
+            metrics: Held-out ones of the policy as it is, where it was measured.
+
+        Raises:
+            CheckpointError: The disk has too little space, or some rank could not write.
+        """
+        assert state.policy_version == learner.version, "state and learner are of different steps"
+        assert state.critic_version == (critic.version if critic else 0), "of another critic"
+        assert directory.name == checkpoint_directory(Path(), state.step).name, "misnamed"
+        self._groups, self._directory = learner.policy.groups, directory
+        self._partial = partial_directory(directory)
+        _on_first_rank(self._groups, lambda: _clear(self._partial))
+        self._writes = [self._begin(WEIGHTS_DIRECTORY, learner)]
+        if critic is not None:
+            self._writes.append(self._begin(CRITIC_DIRECTORY, critic))
+        _on_every_rank(self._groups, lambda: save_random_state(self._partial, self._groups.rank))
+        _on_first_rank(self._groups, lambda: write_state(self._partial, state))
+        self._manifest = _manifest(learner, state, config_fingerprint, metrics or {})
+
+    def _begin(self, name: str, trainee: Trainee) -> TraineeWrite:
+        directory = self._partial / name
+        _on_first_rank(self._groups, lambda: directory.mkdir(exist_ok=True))
+        hashes = self._partial / _HASHES / f"{name}_{self._groups.rank:05d}.json"
+        return TraineeWrite(directory, trainee, hashes=hashes)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's files are written; ``finish`` then waits for the other ranks only."""
+        return all(write.is_written for write in self._writes)
+
+    def finish(self) -> Checkpoint:
+        """Wait for the files, write the manifest and give the directory its name. Collective.
+
+        Raises:
+            CheckpointError: Some rank could not write; earlier checkpoints are untouched.
+        """
+        for write in self._writes:
+            _on_every_rank(self._groups, write.wait)
+            write.finish()
+
+        def complete() -> Checkpoint:
+            hashes = _take_hashes(self._partial)
+            manifest = replace(
+                self._manifest, bytes_by_file=file_sizes(self._partial), sha256_by_file=hashes
+            )
+            write_manifest(self._partial, manifest)
+            publish(self._partial, self._directory)
+            return Checkpoint(directory=self._directory, manifest=manifest)
+
+        return _on_first_rank(self._groups, complete)
 
 
 def save_checkpoint(
@@ -57,38 +143,29 @@ def save_checkpoint(
     critic: Critic | None = None,
     config_fingerprint: str,
 ) -> Checkpoint:
-    """Write a checkpoint; it becomes visible under ``directory`` only when it is whole.
+    """Write a checkpoint and wait for it; see :class:`PendingCheckpoint`."""
+    return PendingCheckpoint(
+        directory, learner, state, critic=critic, config_fingerprint=config_fingerprint
+    ).finish()
 
-    Args:
-        directory: As :func:`~megatron_longrlvr.checkpoint.manifest.checkpoint_directory` names it;
-            on a file system that all ranks share. An older one of that name is replaced.
-        learner: Between two steps.
-        state: Position of the run, the same on every rank.
-        critic: Of the run, where it has one.
-        config_fingerprint: Of the recipe, for whoever resumes.
 
-    Raises:
-        CheckpointError: Some rank could not write; earlier checkpoints are untouched.
+def find_intact(run_dir: Path, groups: ProcessGroups) -> Checkpoint | None:
+    """The newest checkpoint whose files hold what was saved; every rank calls this.
+
+    The ranks share out the reading. What is damaged is named in a warning and skipped.
     """
-    assert state.policy_version == learner.version, "state and learner are of different steps"
-    assert state.critic_version == (critic.version if critic else 0), "state is of another critic"
-    assert directory.name == checkpoint_directory(Path(), state.step).name, "misnamed checkpoint"
-    groups, partial = learner.policy.groups, partial_directory(directory)
-    _on_first_rank(groups, lambda: _clear(partial))
-    write_trainee(partial / WEIGHTS_DIRECTORY, learner)
-    if critic is not None:
-        _on_first_rank(groups, (partial / CRITIC_DIRECTORY).mkdir)
-        write_trainee(partial / CRITIC_DIRECTORY, critic)
-    _on_every_rank(groups, lambda: save_random_state(partial, groups.rank))
-
-    def finish() -> Checkpoint:
-        write_state(partial, state)
-        manifest = _manifest(learner, state, config_fingerprint, file_sizes(partial))
-        write_manifest(partial, manifest)
-        publish(partial, directory)
-        return Checkpoint(directory=directory, manifest=manifest)
-
-    return _on_first_rank(groups, finish)
+    found = _on_first_rank(groups, lambda: list_checkpoints(run_dir))
+    for checkpoint in reversed(found):
+        names = sorted(checkpoint.manifest.sha256_by_file)
+        own = names[groups.rank :: groups.layout.world_size]
+        try:
+            _on_every_rank(groups, functools.partial(check_hashes, checkpoint, own))
+        except CheckpointError as error:
+            if groups.rank == 0:
+                _log.warning("skipping checkpoint %s: %s", checkpoint.directory, error)
+            continue
+        return checkpoint
+    return None
 
 
 def load_checkpoint(directory: Path, learner: Learner, *, critic: Critic | None = None) -> RunState:
@@ -141,8 +218,18 @@ def _check_kind(checkpoint: Checkpoint, learner: Learner, critic: Critic | None)
             )
 
 
+def _take_hashes(partial: Path) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint; what the ranks have left is removed."""
+    told = read_hashes(partial / _HASHES)
+    shutil.rmtree(partial / _HASHES, ignore_errors=True)
+    return {
+        name: told[path] if (path := partial / name) in told else sha256(path)
+        for name in file_sizes(partial)
+    }
+
+
 def _manifest(
-    learner: Learner, state: RunState, config_fingerprint: str, bytes_by_file: dict[str, int]
+    learner: Learner, state: RunState, config_fingerprint: str, metrics: Mapping[str, float]
 ) -> Manifest:
     return Manifest(
         step=state.step,
@@ -151,7 +238,8 @@ def _manifest(
         dtype=learner.policy.model.dtype,
         is_optimizer_distributed=learner.settings.optimizer.distributed,
         config_fingerprint=config_fingerprint,
-        bytes_by_file=bytes_by_file,
+        bytes_by_file={},
+        metrics=metrics,
         library_versions=library_versions(),
         saved_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -6,13 +6,16 @@ another saved.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_longrlvr.checkpoint.own_slices import OwnSlices
+from megatron_longrlvr.conversion.torch_dist_reader import read_index
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.mcore import (
     CheckpointingException,
@@ -83,6 +86,7 @@ def read_weights(
         CheckpointError: A tensor is missing, left over or of another shape, or a file is damaged.
     """
     strict = StrictHandling.RAISE_ALL if are_alone else StrictHandling.RAISE_UNEXPECTED
+    check_pickles(directory)
     try:
         state = dist_checkpointing.load(
             weights_state(chunks, groups), str(directory), OwnSlices(), strict=strict
@@ -112,6 +116,28 @@ def read_body(directory: Path, chunks: Sequence[Any], groups: ProcessGroups) -> 
     except (CheckpointingException, CheckpointException, OSError) as error:
         raise CheckpointError(f"{directory} does not fit the critic: {error}") from error
     fill_chunks(chunks, {key: {**loaded[key], **head} for key, head in heads.items()})
+
+
+def check_pickles(directory: Path) -> None:
+    """Refuse a directory whose pickles could run code of their own when they are read.
+
+    megatron-core and torch read two files through pickle. ``common.pt`` may hold tensors and plain
+    values, as torch's own ``weights_only`` lets in. The index, ``.metadata``, which torch reads
+    without a guard, may name the classes of an index and nothing else. Whatever else a checkpoint
+    lists that is no tensor is never asked for.
+
+    Raises:
+        CheckpointError: Names the file, and what it asks for.
+    """
+    read_index(directory)
+    common = directory / "common.pt"
+    try:
+        torch.load(common, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return  # megatron-core 0.19 keeps it among the tensors and reads it with weights_only
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{common} holds more than tensors and numbers: {reason}") from error
 
 
 def _tensors_only(state: dict[str, Any]) -> dict[str, Any]:

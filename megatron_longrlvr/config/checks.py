@@ -34,6 +34,7 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     _check_optimizer(config.optimizer, "optimizer")
     _check_acceleration(config, layout)
     _check_evaluation(config)
+    _check_keep_best(config)
 
 
 def _check_shares(config: TrainConfig, layout: ParallelLayout) -> None:
@@ -225,6 +226,16 @@ def _check_evaluation(config: TrainConfig) -> None:
         raise ConfigError(
             "evaluation.data holds prompts of data.train; evaluate on held-out ones "
             "(evaluation.data.split=heldout, or other evaluation.data.paths)"
+        )
+
+
+def _check_keep_best(config: TrainConfig) -> None:
+    trainer = config.trainer
+    if trainer.keep_best is not None and 0 in {trainer.eval_every, trainer.save_every}:
+        raise ConfigError(
+            f"trainer.keep_best={trainer.keep_best.metric} needs checkpoints that were measured; "
+            f"trainer.eval_every={trainer.eval_every} and trainer.save_every={trainer.save_every} "
+            "must both be above 0"
         )
 
 

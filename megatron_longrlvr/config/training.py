@@ -129,6 +129,15 @@ class AlgorithmConfig(Section):
     for each part; a single sample above it is a micro-batch of its own."""
 
 
+class KeepBestConfig(Section):
+    """What makes a checkpoint the best one of a run."""
+
+    metric: str = Field(pattern=r"^eval/[a-z0-9_]+$")
+    """Of the held-out measurement, e.g. ``eval/answer_mean``."""
+
+    mode: Literal["max", "min"] = "max"
+
+
 class TrainerConfig(Section):
     """Length of the run and what happens periodically; 0 switches a schedule off."""
 
@@ -145,6 +154,14 @@ class TrainerConfig(Section):
 
     keep_checkpoints: int = Field(default=2, gt=0)
     """Newest checkpoints that stay on disk."""
+
+    keep_best: KeepBestConfig | None = None
+    """Keep the best checkpoint as well; ``checkpoints/best`` is a link to it. Those that are saved
+    after a step with a measurement take part."""
+
+    async_save: bool = True
+    """Write checkpoints in processes of their own while training goes on. One that is still being
+    written when the next is due, or at the end, is waited for."""
 
     sample_every: int = Field(default=1, ge=0)
     """Write ``samples/step_*.jsonl`` every so many steps."""

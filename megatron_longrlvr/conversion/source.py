@@ -38,8 +38,8 @@ def find_source(path: Path, *, model: Path | None = None) -> CheckpointSource:
     """Find out what a path names.
 
     Args:
-        path: A converted checkpoint, a ``step_...`` folder of a run, or the run, whose newest
-            checkpoint is meant.
+        path: A converted checkpoint, a ``step_...`` folder of a run or a link to one, or the run,
+            whose newest checkpoint is meant.
         model: Model folder that describes a run's checkpoint; None for what its recipe started
             from.
 
@@ -47,6 +47,8 @@ def find_source(path: Path, *, model: Path | None = None) -> CheckpointSource:
         CheckpointError: There is no whole checkpoint, or nothing says which model it is of.
         ConfigError: The model is not known.
     """
+    if path.is_symlink():  # such as checkpoints/best
+        path = path.resolve()
     if (path / "checkpoints").is_dir():
         newest = latest(path)
         if newest is None:

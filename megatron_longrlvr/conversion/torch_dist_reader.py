@@ -27,12 +27,18 @@ from megatron_longrlvr.conversion.source_files import FileRange, SourceFiles
 from megatron_longrlvr.conversion.torch_dist_writer import INDEX_FILE
 from megatron_longrlvr.errors import CheckpointError
 
-_MODULES_OF_INDEX = (
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.planner",
-    "torch.distributed.checkpoint.filesystem",
-)
-_NAMES_OF_INDEX = {
+# What torch and megatron-core write into an index, by module. Records all of them: to make one runs
+# no code of the file's choice.
+_CLASSES_OF_INDEX = {
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "StorageMeta", "ChunkStorageMetadata"),
+        *("TensorStorageMetadata", "TensorProperties", "BytesStorageMetadata"),
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.planner": {
+        *("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData"),
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
     "torch.serialization": {"_get_layout"},
     "torch": {"Size", "bfloat16", "float16", "float32", "float64", "int64", "int32", "uint8"},
 }
@@ -73,7 +79,7 @@ class TorchDistReader:
 
     def __init__(self, directory: Path, *, reads_in_order: bool = True) -> None:
         self.directory = directory
-        self.tensors = _read_index(directory)
+        self.tensors = read_index(directory)
         self._maps: dict[Path, mmap.mmap] = {}
         self._first_bytes: dict[tuple[Path, int], int] = {}
         self._of_last_lead: tuple[str, tuple[int, ...], tuple[StoredChunkPlace, ...]] = ("", (), ())
@@ -245,7 +251,7 @@ class TorchDistReader:
 
 class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - classes of any kind
-        if module in _MODULES_OF_INDEX or name in _NAMES_OF_INDEX.get(module, set()):
+        if name in _CLASSES_OF_INDEX.get(module, set()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} does not belong into an index")
 
@@ -300,7 +306,12 @@ def _first_byte_of_values(archive: _Archive, sizes: tuple[int, ...], dtype: torc
     return header + _LOCAL_HEADER_BYTES + int(sum(lengths))
 
 
-def _read_index(directory: Path) -> dict[str, StoredTensor]:
+def read_index(directory: Path) -> dict[str, StoredTensor]:
+    """Read the index of a directory.
+
+    Raises:
+        CheckpointError: It is missing or is none, or names a class that does not belong there.
+    """
     path = directory / INDEX_FILE
     try:
         with path.open("rb") as file:

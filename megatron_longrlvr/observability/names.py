@@ -205,6 +205,8 @@ TIMING_UPDATE_S = "timing/update_s"
 TIMING_PUBLISH_S = "timing/publish_s"
 TIMING_STEP_S = "timing/step_s"
 TIMING_EVALUATE_S = "timing/evaluate_s"
+TIMING_SAVE_BLOCKED_S = "timing/save_blocked_s"
+"""Time that training waited for checkpoints since the step before, on the first rank."""
 
 # Learner minus engine log-probability of response tokens, before the step's first update (nats).
 MISMATCH_GAP_MEAN = "mismatch/gap_mean"

@@ -7,8 +7,7 @@ from contextlib import ExitStack
 
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
 from megatron_longrlvr.algorithms.packing import Peers
-from megatron_longrlvr.checkpoint.manifest import latest
-from megatron_longrlvr.checkpoint.store import load_checkpoint
+from megatron_longrlvr.checkpoint.store import find_intact, load_checkpoint
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
@@ -25,7 +24,6 @@ from megatron_longrlvr.model.precision import describe
 from megatron_longrlvr.model.spec import ModelSpec, read_critic_spec, read_model_spec
 from megatron_longrlvr.parallel.collectives import (
     all_ranks_agree,
-    broadcast_object,
     gather_objects,
 )
 from megatron_longrlvr.parallel.groups import ProcessGroups
@@ -46,6 +44,7 @@ from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
 from megatron_longrlvr.trainer.sampling import DataShare, PromptDraw, Sampler, SamplesOnDemand
+from megatron_longrlvr.trainer.saving import Saver
 from megatron_longrlvr.trainer.step import StepParts
 
 
@@ -101,7 +100,7 @@ def assemble(
         seed=config.run.seed,
     )
     first_step, is_eval_due = 0, True
-    checkpoint = broadcast_object(latest(run_dir.path) if groups.rank == 0 else None, groups.world)
+    checkpoint = find_intact(run_dir.path, groups)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint.directory, learner, critic=critic)
         source.restore(state.prompt_cursor)
@@ -123,24 +122,9 @@ def assemble(
         is_stop_asked=is_stop_asked,
     )
     closing.callback(scorer.close)
+    collector = _build_collector(config, groups, source, engine, scorer)
     return TrainingRun(
-        parts=StepParts(
-            collector=_build_collector(config, groups, source, engine, scorer),
-            learner=learner,
-            publisher=engine,
-            algorithm=config.algorithm,
-            max_response_tokens=config.rollout.max_response_tokens,
-            peers=data_parallel_peers(groups),
-            cost=training_cost(learner.policy.spec, config.algorithm),
-            guard=build_guard(config, learner.policy, engine),
-            gradient_parts=GradientParts(
-                every=config.trainer.gradient_parts_every,
-                rewards=config.rewards,
-                algorithm=config.algorithm,
-                peers=data_parallel_peers(groups),
-            ),
-            critic=critic,
-        ),
+        parts=_step_parts(config, groups, learner, critic, engine, collector),
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
         diagnostics=build_diagnostics(config, groups, run_dir.path, first_step=first_step),
@@ -150,8 +134,38 @@ def assemble(
         journal=journal,
         first_step=first_step,
         is_eval_due=is_eval_due,
-        fingerprint=fingerprint(config),
+        saver=Saver(
+            run_dir.path, learner, config.trainer, critic=critic, fingerprint=fingerprint(config)
+        ),
         close=closing.close,
+    )
+
+
+def _step_parts(
+    config: TrainConfig,
+    groups: ProcessGroups,
+    learner: Learner,
+    critic: Critic | None,
+    engine: OwnEngine,
+    collector: Collector,
+) -> StepParts:
+    peers = data_parallel_peers(groups)
+    return StepParts(
+        collector=collector,
+        learner=learner,
+        publisher=engine,
+        algorithm=config.algorithm,
+        max_response_tokens=config.rollout.max_response_tokens,
+        peers=peers,
+        cost=training_cost(learner.policy.spec, config.algorithm),
+        guard=build_guard(config, learner.policy, engine),
+        gradient_parts=GradientParts(
+            every=config.trainer.gradient_parts_every,
+            rewards=config.rewards,
+            algorithm=config.algorithm,
+            peers=peers,
+        ),
+        critic=critic,
     )
 
 

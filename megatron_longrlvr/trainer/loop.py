@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from megatron_longrlvr.checkpoint.manifest import checkpoint_directory, prune
 from megatron_longrlvr.checkpoint.run_state import RunState
-from megatron_longrlvr.checkpoint.store import save_checkpoint
 from megatron_longrlvr.config.training import TrainerConfig
 from megatron_longrlvr.data.tokenizer import Tokenizer
 from megatron_longrlvr.errors import JudgeUnavailable
@@ -22,6 +20,7 @@ from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import Journal
 from megatron_longrlvr.trainer.report_step import save_heldout, save_samples, step_metrics
 from megatron_longrlvr.trainer.run_dir import RunDir
+from megatron_longrlvr.trainer.saving import Saver
 from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.step import StepOutcome, StepParts, run_step
 from megatron_longrlvr.trainer.workload import Workload
@@ -48,8 +47,7 @@ class TrainingRun:
     is_eval_due: bool
     """Whether the policy after ``first_step`` is still to be measured."""
 
-    fingerprint: str
-    """Of the configuration, for the checkpoints."""
+    saver: Saver
 
     close: Callable[[], None]
     """Lets go of the judge and of the engine."""
@@ -95,8 +93,10 @@ def record(
         step: Counted from 1.
         extra: Further metrics by name.
     """
+    run.saver.poll()
     scored = outcome.prepared.collected.scored
     metrics = {**step_metrics(outcome, run.groups, _workload(run)), **(extra or {})}
+    metrics[names.TIMING_SAVE_BLOCKED_S] = run.saver.take_blocked_s()
     metrics.update(run.diagnostics.measure(scored, metrics))
     run.journal.record_step(step, metrics)
     run.diagnostics.raise_alarms(scored, metrics, run_dir=run.run_dir.path, journal=run.journal)
@@ -123,7 +123,8 @@ def is_stop_asked(run: TrainingRun, stop: StopRequest) -> bool:
 
 
 def say_stopped(run: TrainingRun, step: int) -> None:
-    """Tell that the run ends early."""
+    """Tell that the run ends early, once its checkpoint is complete; every rank calls this."""
+    run.saver.finish()
     run.journal.say(f"stopped after step {step}, as asked; the same command goes on")
 
 
@@ -160,6 +161,7 @@ def evaluate(run: TrainingRun, *, step: int) -> None:
         metrics, scored = run.evaluator.evaluate()
     except JudgeUnavailable:
         save(run, step=step, extra={EVAL_DUE: 1})
+        run.saver.finish()
         raise
     run.journal.record_eval(step, metrics)
     save_heldout(
@@ -170,6 +172,7 @@ def evaluate(run: TrainingRun, *, step: int) -> None:
         num_prompts=run.trainer.eval_samples,
         suspect=run.diagnostics.suspect,
     )
+    run.saver.note_measured(step, metrics)
     beat()
 
 
@@ -180,6 +183,7 @@ def _step(run: TrainingRun, step: int) -> StepOutcome:
     except JudgeUnavailable:
         # The prompts of this step taught nothing: they are drawn again.
         save(run, step=step - 1, prompt_cursor=prompt_cursor)
+        run.saver.finish()
         raise
 
 
@@ -190,7 +194,10 @@ def save(
     prompt_cursor: int | None = None,
     extra: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a checkpoint of the learner as it is after ``step``; every rank calls this."""
+    """Begin a checkpoint of the learner as it is after ``step``; every rank calls this.
+
+    That of the last step is complete when this returns.
+    """
     learner, critic = run.parts.learner, run.parts.critic
     state = RunState(
         step=step,
@@ -201,8 +208,6 @@ def save(
         ),
         extra=extra or {},
     )
-    directory = checkpoint_directory(run.run_dir.path, step)
-    save_checkpoint(directory, learner, state, critic=critic, config_fingerprint=run.fingerprint)
-    beat()
-    if run.groups.rank == 0:
-        prune(run.run_dir.path, run.trainer.keep_checkpoints)
+    run.saver.save(state)
+    if step == run.trainer.steps:
+        run.saver.finish()

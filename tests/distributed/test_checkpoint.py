@@ -7,6 +7,7 @@ loads starts from other weights, so that everything that matches came out of the
 Not covered: CUDA, several machines, a disk that is full before the first rank's common.pt.
 """
 
+import json
 import pickle
 import resource
 import shutil
@@ -442,6 +443,57 @@ def test_damaged_file_is_named_on_every_rank(pool2, saved):
     path.write_bytes(path.read_bytes()[:-1])
     for text in pool2.run(refused, layout_of("dp2"), folder, run_dir, {}):
         assert str(path) in text
+
+
+def save_while_training(_rank, _world_size, folder, run_dir):
+    """Weights when a save began, and those that it holds although training went on meanwhile."""
+    from megatron_longrlvr.checkpoint.store import PendingCheckpoint, find_intact, load_checkpoint
+
+    learner = build_learner(layout_of("dp2"), folder)
+    train(learner, 0, 2)
+    before = full_weights(learner)
+    directory = checkpoint_directory(run_dir, learner.version)
+    pending = PendingCheckpoint(directory, learner, position(learner), config_fingerprint="abc")
+    train(learner, 2, 2)
+    changed = full_weights(learner)
+    seen_early = directory.exists()
+    pending.finish()
+    found = find_intact(run_dir, learner.policy.groups)
+    load_checkpoint(found.directory, learner)
+    return before, changed, full_weights(learner), seen_early
+
+
+def test_checkpoint_holds_the_moment_it_was_begun_though_training_goes_on(pool2, saved, tmp_path):
+    folder, _ = saved
+    for before, changed, held, seen_early in pool2.run(save_while_training, folder, tmp_path):
+        assert not seen_early
+        assert any((before[name] != changed[name]).any() for name in before)
+        for name in before:
+            assert (held[name] == before[name]).all(), name
+
+
+def step_of_intact(_rank, _world_size, folder, run_dir):
+    from megatron_longrlvr.checkpoint.store import find_intact
+
+    found = find_intact(run_dir, build_learner(layout_of("dp2"), folder).policy.groups)
+    return None if found is None else found.manifest.step
+
+
+def test_checkpoint_with_changed_contents_is_skipped_for_the_one_before(pool2, saved):
+    folder, run_dir = saved
+    first = latest(run_dir)
+    newer = checkpoint_directory(run_dir, STEPS_BEFORE + 1)
+    shutil.copytree(first.directory, newer)
+    manifest = newer / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "step": STEPS_BEFORE + 1}))
+    assert pool2.run(step_of_intact, folder, run_dir) == [STEPS_BEFORE + 1] * 2
+    path = newer / "learner" / "__0_0.distcp"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert latest(run_dir).manifest.step == STEPS_BEFORE + 1, "sizes do not tell"
+    assert pool2.run(step_of_intact, folder, run_dir) == [STEPS_BEFORE] * 2
 
 
 # Enough for the small files of a checkpoint and not for its weights.

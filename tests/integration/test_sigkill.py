@@ -38,8 +38,10 @@ MOMENTS = [
     Moment("rollout.megatron_engine", "MegatronEngine.publish"),
     Moment("observability.metric_log", "MetricLog.append", 2),
     Moment("observability.samples", "to_record", 3),  # in the middle of a file
-    Moment("checkpoint.store", "write_trainee"),
+    Moment("checkpoint.store", "TraineeWrite"),  # planned, and a process writes it
     Moment("checkpoint.store", "save_random_state"),
+    Moment("checkpoint.background", "BackgroundWrite.wait"),
+    Moment("checkpoint.background", "BackgroundWrite.finish"),
     Moment("checkpoint.store", "write_manifest"),
     Moment("checkpoint.store", "publish"),
     Moment("checkpoint.manifest", "_remove"),

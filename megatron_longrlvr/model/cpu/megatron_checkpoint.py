@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import signal
-import sys
+import os
 from multiprocessing.managers import SyncManager
 from typing import Any
 
 from megatron_longrlvr.model.cpu.patches import replace
-
-_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+from megatron_longrlvr.parallel.children import die_with
 
 
 def patch_megatron_checkpoint() -> None:
@@ -36,13 +33,6 @@ class _ResultsQueue:
     def __call__(self, *_args: object) -> Any:
         if self._manager is None:
             self._manager = SyncManager(ctx=multiprocessing.get_context("fork"))
-            self._manager.start(_die_with_parent)
+            self._manager.start(die_with, (os.getpid(),))
             self._queue = self._manager.Queue()
         return self._queue
-
-
-def _die_with_parent() -> None:
-    # A forked manager holds the rank's sockets: if it outlived a killed rank, its peers would wait
-    # for a rank that is gone and the next attempt would find the port taken.
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,12 +7,15 @@ missing file: none of them is ever offered for resuming, and the newest whole on
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 
 from megatron_longrlvr.checkpoint.manifest import (
     MANIFEST_FILE,
+    Best,
     Manifest,
+    check_hashes,
     checkpoint_directory,
     file_sizes,
     fingerprint,
@@ -22,6 +25,7 @@ from megatron_longrlvr.checkpoint.manifest import (
     prune,
     read_checkpoint,
     replaced_directory,
+    sha256,
     write_manifest,
 )
 from megatron_longrlvr.errors import CheckpointError
@@ -29,7 +33,7 @@ from megatron_longrlvr.errors import CheckpointError
 WEIGHTS = b"weights of a tiny model"
 
 
-def manifest(step, directory):
+def manifest(step, directory, **measured):
     return Manifest(
         step=step,
         policy_version=2 * step,
@@ -38,6 +42,8 @@ def manifest(step, directory):
         is_optimizer_distributed=True,
         config_fingerprint="f" * 64,
         bytes_by_file=file_sizes(directory),
+        sha256_by_file={name: sha256(directory / name) for name in file_sizes(directory)},
+        metrics=measured,
         library_versions={"torch": "2.13.0"},
         saved_utc="2026-01-02T03:04:05+00:00",
     )
@@ -51,10 +57,10 @@ def write_files(directory):
 
 @pytest.fixture
 def save(tmp_path):
-    def save_step(step):
+    def save_step(step, **measured):
         directory = checkpoint_directory(tmp_path, step)
         write_files(directory)
-        write_manifest(directory, manifest(step, directory))
+        write_manifest(directory, manifest(step, directory, **measured))
         return directory
 
     return save_step
@@ -207,6 +213,44 @@ def test_removal_that_is_cut_short_leaves_nothing_that_looks_whole(tmp_path, sav
     monkeypatch.undo()
     prune(tmp_path, 1)
     assert names(tmp_path) == ["step_000020"]
+
+
+def test_prune_keeps_the_best_one_as_well_under_a_name_of_its_own(tmp_path, save):
+    for step, measured in ((10, {"f2": 0.5}), (20, {"f2": 0.9}), (30, {}), (40, {"f2": 0.7})):
+        save(step, **measured)
+    prune(tmp_path, 1, Best(metric="f2", is_largest=True))
+    assert steps(tmp_path) == [20, 40]
+    assert (tmp_path / "checkpoints" / "best").readlink() == Path("step_000020")
+    # A better one takes its place, and its name.
+    save(50, f2=0.95)
+    prune(tmp_path, 1, Best(metric="f2", is_largest=True))
+    assert names(tmp_path) == ["best", "step_000050"]
+    assert (tmp_path / "checkpoints" / "best").readlink() == Path("step_000050")
+
+
+@pytest.mark.parametrize(("is_largest", "best"), [(True, 30), (False, 20)])
+def test_among_equals_the_newest_is_the_best(tmp_path, save, is_largest, best):
+    for step, f2 in ((10, 0.9), (20, 0.5), (30, 0.9)):
+        save(step, f2=f2)
+    found = Best(metric="f2", is_largest=is_largest).of(list_checkpoints(tmp_path))
+    assert found.manifest.step == best
+
+
+def test_nothing_is_best_where_nothing_was_measured(tmp_path, save):
+    save(10, loss=1.0)
+    assert Best(metric="f2", is_largest=True).of(list_checkpoints(tmp_path)) is None
+
+
+def test_a_file_that_kept_its_size_and_lost_its_contents_is_named(tmp_path, save):
+    save(10)
+    checkpoint = latest(tmp_path)
+    every = list(checkpoint.manifest.sha256_by_file)
+    check_hashes(checkpoint, every)
+    path = checkpoint.directory / "learner" / "weights.distcp"
+    path.write_bytes(WEIGHTS.swapcase())
+    assert latest(tmp_path) is not None, "sizes do not tell"
+    with pytest.raises(CheckpointError, match=r"weights\.distcp has changed"):
+        check_hashes(checkpoint, every)
 
 
 def test_keeping_none_is_refused(tmp_path, save):
