@@ -68,12 +68,6 @@ class RouterConfig(Section):
     dtype: Literal["fp32", "fp64"] = "fp32"
     """Type of the router's logits and softmax, whatever ``model.dtype`` is."""
 
-    balance_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the loss that evens out the load of the experts (Switch Transformer's)."""
-
-    z_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the loss that keeps the logits small (ST-MoE's)."""
-
 
 class ComputeConfig(Section):
     """How a model is held in memory and computed."""
