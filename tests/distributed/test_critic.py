@@ -15,7 +15,7 @@ import torch
 from megatron_longrlvr.algorithms.packing import pack
 from megatron_longrlvr.checkpoint.manifest import checkpoint_directory
 from megatron_longrlvr.checkpoint.run_state import RunState
-from megatron_longrlvr.checkpoint.sharded import write_trainee
+from megatron_longrlvr.checkpoint.sharded import TraineeWrite
 from megatron_longrlvr.checkpoint.store import load_checkpoint, save_checkpoint
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.errors import CheckpointError, ConfigError
@@ -253,7 +253,10 @@ def test_a_converted_policy_gives_the_body_and_a_head_of_zeros(pool2, tmp_path):
 
 
 def save_policy_weights(rank, world_size, folder, directory):  # noqa: ARG001
-    write_trainee(directory / "learner", start_learner(start_policy(folder, {}, world_size)))
+    learner = start_learner(start_policy(folder, {}, world_size))
+    write = TraineeWrite(directory / "learner", learner, hashes=directory / "hashes.json")
+    write.wait()
+    write.finish()
     close_process_groups()
 
 
