@@ -1,0 +1,172 @@
+"""NeMo-Aligner's settings of a PPO actor, key by key: what each becomes in a recipe of ours.
+
+Keys are those of ``gpt_ppo_actor.yaml`` of NeMo-Aligner 0.7.0 and of the model configuration that
+NeMo merges into it. A pattern may end with ``.*``, which stands for everything below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Goes into the recipe."""
+
+    key: str
+    """Dotted key of a recipe."""
+
+    convert: Callable[[Any], Any] = lambda value: value
+    """Raises ``ValueError`` with what would be accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Has no place in a recipe, and the run is none the worse for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Only these values mean what our loop does; any other is refused."""
+
+    values: tuple[Any, ...]
+    reason: str
+
+
+Rule = Taken | Left | Fixed
+
+
+def _dtype(value: object) -> str:
+    names = {"bf16": "bf16", "bf16-mixed": "bf16", "bf16-true": "bf16", "32": "fp32"}
+    name = names.get(str(value))
+    if name is None:
+        raise ValueError("bf16 and 32 can be had")
+    return name
+
+
+def _above_zero(value: Any) -> Any:  # noqa: ANN401 - checked here
+    if not isinstance(value, int) or value <= 0:
+        raise ValueError("give the number of steps; a recipe has no whole passes over the data")
+    return value
+
+
+def _optimizer(value: object) -> bool:
+    known = {
+        "distributed_fused_adam": True,
+        "mcore_distributed_optim": True,
+        "fused_adam": False,
+        "adamw": False,
+    }
+    if value not in known:
+        raise ValueError(f"one of {', '.join(known)} becomes AdamW")
+    return known[str(value)]
+
+
+def _schedule(value: object) -> str:
+    known = {"CosineAnnealing": "cosine", "WarmupPolicy": "constant", "WarmupAnnealing": "linear"}
+    if value not in known:
+        raise ValueError(f"one of {', '.join(known)} can be had")
+    return known[str(value)]
+
+
+_OTHER_PLACE = "the job script sets how many processes run where"
+_LOGGED = "runs write metrics.jsonl and TensorBoard, and go to W&B where a key is set"
+_IN_PROCESS = "rewards and values are computed in the training processes, without servers"
+_FROM_MODEL = "read from the model's own configuration"
+_BY_BUDGET = "micro-batches are cut by algorithm.micro_batch_tokens"
+
+RULES: Mapping[str, Rule] = {
+    "defaults.*": Left("Hydra's list of files; give the resolved settings"),
+    "trainer.num_nodes": Left(_OTHER_PLACE),
+    "trainer.devices": Left(_OTHER_PLACE),
+    "trainer.accelerator": Left("GPUs are used where there are any"),
+    "trainer.precision": Taken("model.dtype", _dtype),
+    "trainer.ppo.max_steps": Taken("trainer.steps", _above_zero),
+    "trainer.ppo.val_check_interval": Taken("trainer.eval_every"),
+    "trainer.ppo.save_interval": Taken("trainer.save_every"),
+    "trainer.ppo.gradient_clip_val": Taken("optimizer.clip_grad"),
+    "trainer.ppo.initial_policy_kl_penalty": Taken("algorithm.kl.coefficient"),
+    "trainer.ppo.discount_factor": Taken("critic.gamma"),
+    "trainer.ppo.gae_lambda": Taken("critic.lam"),
+    "trainer.ppo.normalize_advantages": Taken("algorithm.whiten_advantages"),
+    "trainer.ppo.max_epochs": Fixed((1, None), "steps are counted, not passes over the data"),
+    "trainer.ppo.model_gbs": Left("model.global_batch_size stands for it"),
+    "trainer.ppo.model_mbs": Left(_BY_BUDGET),
+    "trainer.ppo.rollout_batch_seq_length": Left("rollouts are packed without padding"),
+    "trainer.ppo.*": Left("belongs to NeMo-Aligner's own loop"),
+    "trainer.*": Left("belongs to PyTorch Lightning, which does not run"),
+    "remote_critic_rm.*": Left(_IN_PROCESS),
+    "exp_manager.explicit_log_dir": Taken("run.dir"),
+    "exp_manager.name": Taken("run.name"),
+    "exp_manager.*": Left(_LOGGED),
+    "pretrained_checkpoint.*": Left("a recipe's model.path names a Hugging Face folder"),
+    "model.ppo.entropy_bonus": Taken("algorithm.entropy_coefficient"),
+    "model.ppo.num_val_samples": Taken("evaluation.num_prompts"),
+    "model.ppo.rollout_micro_batch_size": Left("the engine fills its places by itself"),
+    "model.ppo.forward_micro_batch_size": Left(_BY_BUDGET),
+    "model.ppo.val_rollout_micro_batch_size": Left("the engine fills its places by itself"),
+    "model.ppo.offload_adam_states": Left("optimizer.host_frac says it, in shares"),
+    "model.ppo.trt_llm.*": Left("rollout.engine chooses vLLM or the learner's own weights"),
+    "model.ppo.sampling_params.use_greedy": Fixed((False,), "training samples"),
+    "model.ppo.sampling_params.temperature": Taken("rollout.temperature"),
+    "model.ppo.sampling_params.top_k": Taken("rollout.top_k"),
+    "model.ppo.sampling_params.top_p": Taken("rollout.top_p"),
+    "model.ppo.sampling_params.repetition_penalty": Fixed((1, None), "there is no such penalty"),
+    "model.ppo.sampling_params.end_strings": Taken("rollout.stop"),
+    "model.ppo.sampling_params.*": Left("prompts and log-probabilities are always whole"),
+    "model.ppo.length_params.min_length": Fixed((0, 1), "a response may end at once"),
+    "model.mcore_gpt": Fixed((True,), "policies are megatron-core models"),
+    "model.micro_batch_size": Left(_BY_BUDGET),
+    "model.megatron_amp_O2": Left("bf16 weights have fp32 master weights"),
+    "model.max_position_embeddings": Left(_FROM_MODEL),
+    "model.tensor_model_parallel_size": Taken("layout.tp"),
+    "model.pipeline_model_parallel_size": Taken("layout.pp"),
+    "model.virtual_pipeline_model_parallel_size": Taken("layout.vpp", lambda value: value or 1),
+    "model.context_parallel_size": Taken("layout.cp"),
+    "model.expert_model_parallel_size": Taken("layout.ep"),
+    "model.sequence_parallel": Taken("layout.sequence_parallel"),
+    "model.activations_checkpoint_granularity": Taken(
+        "model.recompute", lambda value: value or "none"
+    ),
+    "model.activations_checkpoint_*": Left("model.recompute takes whole layers, one at a time"),
+    "model.seed": Taken("run.seed"),
+    "model.optim.name": Taken("optimizer.distributed", _optimizer),
+    "model.optim.lr": Taken("optimizer.lr"),
+    "model.optim.weight_decay": Taken("optimizer.weight_decay"),
+    "model.optim.eps": Taken("optimizer.eps"),
+    "model.optim.sched.name": Taken("optimizer.schedule", _schedule),
+    "model.optim.sched.warmup_steps": Taken("optimizer.warmup_steps"),
+    "model.optim.sched.min_lr": Taken("optimizer.min_lr"),
+    "model.optim.sched.constant_steps": Left("the learning rate decays to the last step"),
+    "model.optim.sched.max_steps": Left("the decay is as long as the run"),
+    "model.optim.*": Left("buckets and overlap are megatron-core's"),
+    "model.precision": Left("trainer.precision stands for it"),
+    "model.data.*": Left("prompts come from the files that the command names"),
+    "model.overwrite_base_config.*": Left("there is no configuration to merge with"),
+}
+"""Longest pattern first where several fit."""
+
+DERIVED = frozenset(
+    {
+        "trainer.ppo.use_absolute_kl",
+        "model.ppo.num_rollout_samples",
+        "model.ppo.ratio_eps",
+        "model.ppo.length_params.max_length",
+        "model.global_batch_size",
+        "model.encoder_seq_length",
+        "model.optim.betas",
+    }
+)
+"""Keys that become several of ours, or one together with others: see ``aligner_import.py``."""
+
+
+def find_rule(key: str) -> Rule | None:
+    """The rule for a dotted key; None where the key is not known."""
+    if key in RULES:
+        return RULES[key]
+    patterns = [one for one in RULES if one.endswith("*") and key.startswith(one[:-1])]
+    return RULES[max(patterns, key=len)] if patterns else None

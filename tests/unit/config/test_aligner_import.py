@@ -1,0 +1,168 @@
+"""A configuration of NeMo-Aligner's PPO actor becomes a recipe; nothing of it is lost unsaid."""
+
+import pytest
+import yaml
+
+from megatron_longrlvr.config.aligner_import import (
+    NewRecipe,
+    import_aligner_config,
+    read_aligner_config,
+)
+from megatron_longrlvr.config.checks import check_train_config
+from megatron_longrlvr.config.load import parse_config
+from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.errors import ConfigError
+
+NEW = NewRecipe(model_path="models/llama", train_files=["train.jsonl"], eval_files=["eval.jsonl"])
+ACTOR = {
+    "defaults": [{"optional tp_overlap@model.ub_tp_comm_overlap_cfg": None}],
+    "trainer": {
+        "num_nodes": 8,
+        "precision": "bf16",
+        "ppo": {
+            "max_steps": 500,
+            "val_check_interval": 10,
+            "save_interval": "${.val_check_interval}",
+            "gradient_clip_val": 0.5,
+            "initial_policy_kl_penalty": 0.01,
+            "use_absolute_kl": False,
+            "gae_lambda": 0.95,
+            "normalize_advantages": True,
+            "max_epochs": 1,
+        },
+        "max_epochs": "${.ppo.max_epochs}",
+    },
+    "remote_critic_rm": {"critic": {"name": {"train": "critic_train"}, "port": 5556}},
+    "exp_manager": {
+        "explicit_log_dir": "/results",
+        "name": "megatron_gpt_ppo_actor",
+        "checkpoint_callback_params": {
+            "model_parallel_size": "${multiply:${model.tensor_model_parallel_size},2}"
+        },
+    },
+    "pretrained_checkpoint": {"restore_from_path": None},
+    "model": {
+        "ppo": {
+            "num_rollout_samples": 512,
+            "num_val_samples": "${.num_rollout_samples}",
+            "entropy_bonus": 0.001,
+            "ratio_eps": 0.2,
+            "sampling_params": {
+                "use_greedy": False,
+                "temperature": 0.9,
+                "top_k": 0,
+                "top_p": 1.0,
+                "repetition_penalty": 1.0,
+                "add_BOS": False,
+                "end_strings": ["<|endoftext|>"],
+            },
+            "length_params": {
+                "max_length": "${int_div:${model.encoder_seq_length}, 4}",
+                "min_length": 1,
+            },
+        },
+        "mcore_gpt": True,
+        "micro_batch_size": 2,
+        "global_batch_size": 128,
+        "encoder_seq_length": 4096,
+        "tensor_model_parallel_size": 4,
+        "pipeline_model_parallel_size": 2,
+        "sequence_parallel": True,
+        "seed": 1234,
+        "optim": {
+            "name": "distributed_fused_adam",
+            "bucket_cap_mb": 200,
+            "lr": 9e-7,
+            "weight_decay": 0.1,
+            "betas": [0.9, 0.98],
+            "sched": {
+                "name": "CosineAnnealing",
+                "warmup_steps": 10,
+                "constant_steps": 1000,
+                "min_lr": 9e-8,
+            },
+        },
+        "data": {"data_impl": "jsonl"},
+    },
+}
+
+
+@pytest.fixture
+def translate(tmp_path):
+    def run(*overrides):
+        path = tmp_path / "gpt_ppo_actor.yaml"
+        path.write_text(yaml.safe_dump(ACTOR))
+        return import_aligner_config(read_aligner_config(path, overrides), NEW)
+
+    return run
+
+
+def test_settings_stand_in_the_recipe(translate):
+    recipe = translate().recipe
+    config = parse_config(recipe, TrainConfig, origin="recipe")
+    # 8 nodes of 8 GPUs: tp 4 and pp 2 leave 8 data-parallel ranks.
+    check_train_config(config, world_size=64)
+    assert config.trainer.loop == "nemo_aligner"
+    assert (config.trainer.steps, config.trainer.eval_every, config.trainer.save_every) == (
+        *(500, 10, 10),
+    )
+    # 512 samples in groups of 8; updates on 128 of them.
+    assert (config.rollout.prompts_per_step, config.rollout.group_size) == (64, 8)
+    assert config.algorithm.updates_per_step == 4
+    # A quarter of 4096 is for the response.
+    assert (config.data.max_prompt_tokens, config.rollout.max_response_tokens) == (3072, 1024)
+    assert config.algorithm.micro_batch_tokens == 8192
+    assert (config.layout.tp, config.layout.pp, config.layout.sequence_parallel) == (4, 2, True)
+    assert (config.algorithm.clip_low, config.algorithm.clip_high) == (0.2, 0.2)
+    kl = config.algorithm.kl
+    assert (kl.coefficient, kl.estimator, kl.place) == (0.01, "k1", "reward")
+    assert config.algorithm.entropy_coefficient == 0.001
+    assert config.algorithm.whiten_advantages
+    assert (config.rollout.temperature, config.rollout.stop) == (0.9, ["<|endoftext|>"])
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.min_lr, optimizer.schedule) == (9e-7, 9e-8, "cosine")
+    assert (optimizer.beta1, optimizer.beta2, optimizer.clip_grad) == (0.9, 0.98, 0.5)
+    assert (config.run.name, config.run.dir, config.run.seed) == (
+        *("megatron_gpt_ppo_actor", "/results", 1234),
+    )
+    assert config.evaluation.num_prompts == 512
+
+
+def test_what_is_left_out_has_a_reason(translate):
+    left_out = translate().left_out
+    assert "no critic" in left_out["trainer.ppo.gae_lambda"]
+    assert "without servers" in left_out["remote_critic_rm.critic.name.train"]
+    assert "last step" in left_out["model.optim.sched.constant_steps"]
+    assert all(left_out.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param("trainer.ppo.max_steps=-1", "max_steps=-1 .*number of steps", id="epochs"),
+        pytest.param("trainer.precision=16", "trainer.precision=16 .*bf16 and 32", id="fp16"),
+        pytest.param("trainer.ppo.use_absolute_kl=True", "use_absolute_kl=True .*k1", id="kl"),
+        pytest.param(
+            "model.ppo.sampling_params.use_greedy=True", "use_greedy=True .*samples", id="greedy"
+        ),
+        pytest.param(
+            "model.ppo.sampling_params.repetition_penalty=1.2", "penalty=1.2", id="penalty"
+        ),
+        pytest.param("model.optim.name=sgd", "optim.name=sgd .*AdamW", id="optimizer"),
+        pytest.param("model.ppo.num_rollout_samples=500", "=500 .*group size 8", id="groups"),
+        pytest.param("model.global_batch_size=96", "global_batch_size=96", id="updates"),
+        pytest.param("model.ppo.length_params.max_length=4096", "leaves no prompt", id="length"),
+        pytest.param("model.lora=True", "model.lora is not a key", id="unknown"),
+        pytest.param("model.optim.lr=fast", "optimizer.lr", id="not-a-number"),
+    ],
+)
+def test_a_setting_without_a_counterpart_is_refused_by_name(translate, override, message):
+    with pytest.raises(ConfigError, match=message):
+        translate(override)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text("model: {}\n")
+    with pytest.raises(ConfigError, match=r"other\.yaml is no configuration of a PPO actor"):
+        read_aligner_config(path)
