@@ -27,7 +27,7 @@ from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.refit.checksum import checksum
 from megatron_longrlvr.refit.marks import marked_columns, read_mark
 from megatron_longrlvr.refit.readback import holdings
-from megatron_longrlvr.refit.receiver import pack_tied_output
+from megatron_longrlvr.refit.receiver import pack_what_vllm_leaves
 from megatron_longrlvr.refit.settings import FILES_BACKEND
 
 
@@ -74,7 +74,7 @@ class FileReceiver(WeightTransferEngine):  # type: ignore[misc]
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
-        pack_tied_output(self.model)
+        pack_what_vllm_leaves(self.model)
 
     def shutdown(self) -> None:
         """Nothing to disconnect."""

@@ -22,6 +22,7 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.platforms import current_platform
 
 from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.refit.checksum import checksum
@@ -72,13 +73,29 @@ class ProcessReceiver(WeightTransferEngine):  # type: ignore[misc]
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
-        pack_tied_output(self.model)
+        pack_what_vllm_leaves(self.model)
 
     def shutdown(self) -> None:
         """Nothing to disconnect."""
 
 
-def pack_tied_output(model: Any) -> None:  # noqa: ANN401 - a model of untyped vllm
+def pack_what_vllm_leaves(model: Any) -> None:  # noqa: ANN401 - a model of untyped vllm
+    """Pack new weights for a CPU engine's products, where vLLM does so at the first load alone."""
+    _pack_tied_output(model)
+    _pack_experts(model)
+
+
+def _pack_experts(model: Any) -> None:  # noqa: ANN401
+    """Pack the experts that an update has brought; vLLM would take them for packed ones."""
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(module)
+
+
+def _pack_tied_output(model: Any) -> None:  # noqa: ANN401 - a model of untyped vllm
     """Make the packed output layer of a CPU engine from the new embedding, where they are tied.
 
     vLLM packs a layer when its weights have been loaded, and a tied output layer has none.
