@@ -63,6 +63,18 @@ def test_experts_on_many_ranks(tmp_path, changes):
     assert all(one.num_parameters > experts for one in found.ranks)
 
 
+def test_128_experts_of_48_layers_on_32_ranks():
+    config = load_config("qwen3_30b_a3b", [], TrainConfig)
+    found = dry_run(config, world_size=32)
+    assert found.num_model_parameters == 30_532_122_624
+    # tp=4 cuts attention, tp=4 and ep=8 cut the experts; norms and the router are whole.
+    attention = 2048 * (4096 + 2 * 512) + 4096 * 2048
+    experts = 128 * 3 * 2048 * 768
+    layer = attention // 4 + 2 * 2048 + 2 * 128 + 128 * 2048 + experts // 32
+    expected = 48 * layer + 2 * 151936 * 2048 // 4 + 2048
+    assert {one.num_parameters for one in found.ranks} == {expected}
+
+
 def test_tied_embedding_is_counted_once(tmp_path):
     spec = tiny_spec("llama", tie_word_embeddings=True)
     found = dry_run(small_run(tmp_path, spec, **{"layout.pp": 2}), world_size=2)
