@@ -16,6 +16,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NewType
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 PolicyVersion = NewType("PolicyVersion", int)
@@ -58,6 +60,21 @@ class PromptBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertChoices:
+    """Experts that an engine sent the tokens of a sample to, in every layer.
+
+    Shapes: P tokens of the prompt, R of the response, M layers, K experts per token.
+    """
+
+    prompt: NDArray[np.unsignedinteger]
+    """[P, M, K]; the same array for all samples of a group. Without meaning in layers that have no
+    experts."""
+
+    response: NDArray[np.unsignedinteger]
+    """[R - 1, M, K]: an engine does not run the last token, whose continuation nobody asks for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One response as the engine produced it."""
 
@@ -80,6 +97,9 @@ class Sample:
 
     later_versions: Sequence[PolicyVersion] = ()
     """Of weights that took over while it was being written, in order."""
+
+    experts: ExpertChoices | None = None
+    """None where the run does not replay them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +235,10 @@ class MicroBatch:
     sample_ids: Sequence[str]
     """[S] ``prompt_id/sample_index``, for messages."""
 
+    experts: Tensor | None = None
+    """[M, T, K] int16 experts of each token in each of M layers, as the engine chose them; -1 where
+    it did not run the token. None where the run does not replay them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedBatch:
@@ -224,6 +248,9 @@ class PackedBatch:
     micro_batches: Sequence[MicroBatch]
     num_global_response_tokens: int
     num_global_samples: int
+    num_global_tokens: int
+    """Of prompts and responses, a prompt counted once for every sample."""
+
     num_repeated_prompt_tokens: int
     """Prompt tokens computed again because a group did not fit into one micro-batch."""
 
@@ -242,6 +269,11 @@ class TrainBatch:
 
     reference_logprobs: Sequence[Tensor] | None
     """Per micro-batch [T] float32; frozen reference policy, None when the KL term is off."""
+
+    expert_load: Tensor | None = None
+    """[M, E] float32 share of the tokens, of all ranks, that each of E experts got in each layer
+    under the proximal policy; a row sums to 1, or to 0 in a layer without experts. None where no
+    loss of the router needs it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,11 @@ class GroupShape:
     def num_response_tokens(self) -> int:
         return sum(self.response_tokens)
 
+    @property
+    def num_sample_tokens(self) -> int:
+        """Of whole samples, each with the prompt."""
+        return self.num_prompt_tokens * len(self.response_tokens) + self.num_response_tokens
+
 
 GroupCost = Callable[[GroupShape], float]
 """Work of a group in any unit; only ratios count."""

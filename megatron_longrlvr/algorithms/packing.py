@@ -49,6 +49,7 @@ ALONE = Peers(rank=0, size=1, gather=lambda value: [value])
 class _Counts:
     num_global_response_tokens: int
     num_global_samples: int
+    num_global_tokens: int
     max_response_tokens: int
 
 
@@ -88,6 +89,7 @@ def pack(
         counts = _Counts(
             num_global_response_tokens=sum(shape.num_response_tokens for shape in dealt),
             num_global_samples=sum(len(shape.response_tokens) for shape in dealt),
+            num_global_tokens=sum(shape.num_sample_tokens for shape in dealt),
             max_response_tokens=max_response_tokens,
         )
         imbalance = load_imbalance(deal.shapes, deal.places, update=update, cost=cost)
@@ -185,6 +187,7 @@ def _pack_update(
         ],
         num_global_response_tokens=counts.num_global_response_tokens,
         num_global_samples=counts.num_global_samples,
+        num_global_tokens=counts.num_global_tokens,
         num_repeated_prompt_tokens=repeated,
         load_imbalance=imbalance,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from megatron_longrlvr.stages import MicroBatch, Sample, Segment
 
@@ -52,13 +54,18 @@ class _Row:
     advantages: list[float] = field(default_factory=list)
     behavior_logprobs: list[float] = field(default_factory=list)
     loss_weights: list[float] = field(default_factory=list)
+    experts: list[NDArray[np.int16]] = field(default_factory=list)
+    """Runs of tokens, [tokens, layers, experts per token]."""
 
-    def add_prompt(self, token_ids: Sequence[int]) -> None:
+    def add_prompt(self, sample: Sample) -> None:
+        token_ids = sample.prompt.token_ids
         nothing = [0.0] * len(token_ids)
         self.token_ids.extend(token_ids)
         self.is_response.extend([False] * len(token_ids))
         for values in (self.rewards, self.advantages, self.behavior_logprobs, self.loss_weights):
             values.extend(nothing)
+        if sample.experts is not None:
+            self.experts.append(sample.experts.prompt.astype(np.int16))
 
     def add_response(self, item: Item, weight: float) -> None:
         count = item.num_response_tokens
@@ -70,6 +77,17 @@ class _Row:
         self.advantages.extend(item.advantages)
         self.behavior_logprobs.extend(item.sample.behavior_logprobs)
         self.loss_weights.extend([weight] * count)
+        if item.sample.experts is not None:
+            known = item.sample.experts.response.astype(np.int16)
+            self.experts.extend([known, np.full((1, *known.shape[1:]), -1, dtype=np.int16)])
+
+    def stacked_experts(self) -> torch.Tensor | None:
+        """[layers, T, experts per token] int16; None where no sample brings its choices."""
+        if not self.experts:
+            return None
+        joined = np.concatenate(self.experts)
+        assert len(joined) == len(self.token_ids), "all samples bring the experts of all tokens"
+        return torch.from_numpy(joined).transpose(0, 1).contiguous()
 
 
 def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> MicroBatch:
@@ -84,7 +102,7 @@ def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> Micr
     """
     row = _Row()
     for run in runs:
-        row.add_prompt(run.items[0].sample.prompt.token_ids)
+        row.add_prompt(run.items[0].sample)
         if len(run.items) == 1:
             row.segments.append(Segment(num_tokens=run.num_tokens))
         else:
@@ -108,6 +126,7 @@ def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> Micr
             for run in runs
             for item in run.items
         ],
+        experts=row.stacked_experts(),
     )
 
 

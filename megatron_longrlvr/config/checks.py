@@ -17,6 +17,9 @@ from megatron_longrlvr.parallel.layout import ParallelLayout
 # Engines that have processes and weights of their own.
 _SAMPLING_WHILE_TRAINING = ("vllm_server",)
 
+# Engines that can say where they sent each token.
+_TELLING_EXPERTS = ("megatron", "vllm_colocated")
+
 
 def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     """Refuse settings that cannot run together on ``world_size`` ranks.
@@ -27,6 +30,7 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     layout = ParallelLayout.from_config(config.layout, world_size)
     _check_shares(config, layout)
     _check_engine(config)
+    _check_routing_replay(config)
     check_engine_size(config, layout)
     _check_algorithm(config)
     _check_critic(config)
@@ -83,6 +87,22 @@ def _check_engine(config: TrainConfig) -> None:
             f"rollout.engine={rollout.engine} reports log-probabilities of the distribution that "
             f"rollout.top_p={rollout.top_p} and rollout.top_k={rollout.top_k} leave, which the "
             "learner does not train; set rollout.top_p=1 and rollout.top_k=0"
+        )
+
+
+def _check_routing_replay(config: TrainConfig) -> None:
+    rollout = config.rollout
+    if not rollout.routing_replay:
+        return
+    if rollout.engine not in _TELLING_EXPERTS:
+        raise ConfigError(
+            "rollout.routing_replay=true needs an engine that tells which experts it chose, which "
+            f"rollout.engine={rollout.engine} does not; use {' or '.join(_TELLING_EXPERTS)}"
+        )
+    if rollout.engine == "vllm_colocated" and not rollout.vllm.prefix_caching:
+        raise ConfigError(
+            "rollout.routing_replay=true needs rollout.vllm.prefix_caching=true: vLLM keeps the "
+            "experts of a prompt beside its keys and values"
         )
 
 

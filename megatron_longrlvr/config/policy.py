@@ -68,6 +68,14 @@ class RouterConfig(Section):
     dtype: Literal["fp32", "fp64"] = "fp32"
     """Type of the router's logits and softmax, whatever ``model.dtype`` is."""
 
+    balance_coefficient: float = Field(default=0.0, ge=0)
+    """Weight, in every layer, of the loss that evens out how tokens fall on experts (Switch
+    Transformer's: 1 where they fall evenly). 0.001 is common. With ``algorithm.proximal=behavior``,
+    and in supervised training, it takes a forward pass of its own to see how they fall."""
+
+    z_coefficient: float = Field(default=0.0, ge=0)
+    """Weight, in every layer, of the loss that keeps the router's logits small (ST-MoE's)."""
+
 
 class ComputeConfig(Section):
     """How a model is held in memory and computed."""

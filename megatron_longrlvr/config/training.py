@@ -50,6 +50,12 @@ class RolloutConfig(Section):
     stop: list[str] = []
     """Further tokens, besides the tokenizer's end-of-sequence token, that end a response."""
 
+    routing_replay: bool = False
+    """The learner sends every token to the experts that the engine chose for it while sampling, and
+    weighs them by its own router. Without it, tokens whose experts are a rounding apart take other
+    ones in the learner, and their log-probabilities lie far apart. For mixtures, with ``megatron``
+    or ``vllm_colocated``."""
+
     max_concurrent_samples: int = Field(default=256, gt=0)
     """Samples decoded at the same time by one engine; the others wait for a free place."""
 

@@ -24,6 +24,7 @@ from megatron_longrlvr.model.mcore import (
     gather_from_sequence_parallel_region,
 )
 from megatron_longrlvr.model.rope import apply_rotary
+from megatron_longrlvr.model.routing import TokenRouting
 from megatron_longrlvr.model.sequence_plan import SequencePlan
 
 
@@ -32,6 +33,9 @@ class AttentionPlan(Protocol):
 
     qkv_format: str
     """``"thd"``: tells megatron-core's self-attention that tokens are packed."""
+
+    routing: TokenRouting | None
+    """What routers are told of these tokens; read by layers with experts."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:
         """Attention of [L, H, D] queries over [L, M, D] keys and values: [L, H, D]."""
@@ -69,6 +73,7 @@ class PackedAttention:
     sin: Tensor
     cp_group: ProcessGroup
     qkv_format: str = "thd"
+    routing: TokenRouting | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:  # noqa: ARG002
         query = apply_rotary(query, self.cos, self.sin)

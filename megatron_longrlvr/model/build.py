@@ -141,8 +141,11 @@ def _experts(spec: ModelSpec, model: ModelConfig) -> dict[str, object]:
         "moe_router_pre_softmax": not experts.normalize_weights,
         # bf16 logits of neighbouring experts would tie and choose differently in every layout.
         "moe_router_dtype": model.router.dtype,
-        # megatron-core weighs its router losses by tokens, ours carry global denominators: none.
+        # megatron-core's own losses are of a micro-batch: ours are added by routing.py, with these
+        # coefficients.
         "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": model.router.balance_coefficient,
+        "moe_z_loss_coeff": model.router.z_coefficient,
         "moe_grouped_gemm": model.layers == "transformer_engine",
         # A list makes checkpoints name every layer, which unequal layers need.
         "moe_layer_freq": pattern if has_dense_layers else 1,

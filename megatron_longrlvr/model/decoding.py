@@ -20,6 +20,7 @@ from torch import Tensor
 from megatron_longrlvr.model.block_attention import attend_blocks
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.model.rope import apply_rotary
+from megatron_longrlvr.model.routing import TokenRouting
 from megatron_longrlvr.model.sequence_plan import SequencePlan
 
 
@@ -85,6 +86,7 @@ class PrefillAttention:
     """Tokens of each packed prompt; padding may follow the last."""
 
     qkv_format: str = "thd"
+    routing: TokenRouting | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:
         """Attention of [L, H, D] queries; see ``AttentionPlan``."""
@@ -122,6 +124,7 @@ class DecodeAttention:
 
     sin: Tensor
     qkv_format: str = "thd"
+    routing: TokenRouting | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:
         """Attention of [L, H, D] queries; see ``AttentionPlan``."""

@@ -18,8 +18,10 @@ from megatron_longrlvr.model.mcore import (
     get_gpt_layer_with_transformer_engine_spec,
     get_num_layers_to_build,
     get_transformer_layer_offset,
+    set_router,
 )
 from megatron_longrlvr.model.norm import RMSNorm
+from megatron_longrlvr.model.routing import MixtureLayer, PolicyRouter
 from megatron_longrlvr.model.spec import ModelSpec
 
 
@@ -44,6 +46,9 @@ def block_spec(
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage, pp_rank=pp_rank)
     make, norm = _KINDS[layers]
     kinds = {has_experts: make(config, has_experts) for has_experts in (False, True)}
+    if spec.experts is not None:
+        kinds[True].module = MixtureLayer
+        set_router(kinds[True], PolicyRouter)
     specs = [kinds[spec.has_experts(layer)] for layer in range(first, first + num_layers)]
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm)
 

@@ -8,6 +8,7 @@ CPU tensors; importing it from here sees to that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -54,13 +55,18 @@ from megatron.core.tensor_parallel import (
     get_cuda_rng_tracker,
 )
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    get_transformer_layer_offset,
+)
 
 __all__ = [
     "SAVE_OPTIONS",
@@ -72,6 +78,7 @@ __all__ = [
     "LocalNonpersistentObject",
     "MegatronModule",
     "MegatronOptimizer",
+    "MoEAuxLossAutoScaler",
     "ModuleSpec",
     "OptimizerConfig",
     "ShardedBase",
@@ -79,9 +86,11 @@ __all__ = [
     "ShardedTensor",
     "StrictHandling",
     "TENorm",
+    "TopKRouter",
     "TorchDistLoadShardedStrategy",
     "TransformerBlockSubmodules",
     "TransformerConfig",
+    "TransformerLayer",
     "copy_to_tensor_model_parallel_region",
     "dict_list_map_outplace",
     "dist_checkpointing",
@@ -97,6 +106,7 @@ __all__ = [
     "get_transformer_layer_offset",
     "is_main_replica",
     "nested_values",
+    "set_router",
     "using_adam",
 ]
 
@@ -108,6 +118,15 @@ SAVE_OPTIONS: dict[str, str] = (
     else {}
 )
 """Keyword arguments of ``dist_checkpointing.save``."""
+
+
+def set_router(layer: ModuleSpec, router: type[TopKRouter]) -> None:
+    """Choose what sends tokens to experts, in the spec of a layer that has them."""
+    mlp = layer.submodules.mlp
+    # From 0.19 on a partial function stands in place of the experts' spec.
+    is_partial = isinstance(mlp, functools.partial)
+    submodules = mlp.keywords["submodules"] if is_partial else mlp.submodules
+    submodules.router = router
 
 
 @contextlib.contextmanager

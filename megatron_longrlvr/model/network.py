@@ -6,7 +6,7 @@ Shapes: T tokens of a micro-batch, N response tokens predicted on this rank, H h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from megatron_longrlvr.model.build import DTYPES
 from megatron_longrlvr.model.local_batch import LocalBatch, localize, placeholder
 from megatron_longrlvr.model.policy_model import PolicyModel
 from megatron_longrlvr.model.precision import row_multiple
+from megatron_longrlvr.model.routing import route_micro_batch
 from megatron_longrlvr.model.schedule import run_pipeline
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.device import device
@@ -35,6 +36,8 @@ class Network:
     groups: ProcessGroups
     model: ModelConfig
     chunks: tuple[PolicyModel, ...]
+    replays_routing: bool = False
+    """Whether tokens go to the experts that the engine chose, where their micro-batch knows."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,7 +57,7 @@ class Network:
             count = -(-count // layout.pp) * layout.pp
         missing = count - len(micro_batches)
         padded = [*micro_batches, *[placeholder() for _ in range(missing)]]
-        return [
+        local = [
             localize(
                 micro_batch,
                 spec=self.spec,
@@ -66,6 +69,10 @@ class Network:
             )
             for micro_batch in padded
         ]
+        if self.spec.experts is None:
+            return local
+        real = zip(micro_batches, local, strict=False)  # placeholders are neither counted nor told
+        return [*(self._routed(*pair) for pair in real), *local[len(micro_batches) :]]
 
     def read(self, micro_batches: Sequence[MicroBatch], readout: Readout) -> list[Tensor]:
         """What a head says about each response token, without gradient.
@@ -96,6 +103,16 @@ class Network:
         else:
             rows = [torch.zeros(size, device=device()) for size in sizes]
         return [self.share_from_last_stage(self._sum_over_context(row)) for row in rows]
+
+    def _routed(self, micro_batch: MicroBatch, local: LocalBatch) -> LocalBatch:
+        routing = route_micro_batch(
+            micro_batch,
+            local.attention.plan.token_index,
+            layout=self.groups.layout,
+            tp_rank=self.groups.tp_rank,
+            is_replayed=self.replays_routing,
+        )
+        return replace(local, attention=replace(local.attention, routing=routing))
 
     def share_from_last_stage(self, values: Tensor) -> Tensor:
         """Give every pipeline stage the last stage's values, in place."""

@@ -160,6 +160,24 @@ UPDATE_ENTROPY_MEAN = "update/entropy_mean"
 UPDATE_LR = "update/lr"
 UPDATE_SKIPPED = "update/skipped"
 
+# How the update's tokens fell on the experts of a mixture; a prompt counts once for each sample.
+UPDATE_EXPERT_LOAD_PEAK_MEAN = "update/expert_load_peak_mean"
+"""Tokens of a layer's busiest expert over the mean of its experts; 1 is even. Mean over layers."""
+
+UPDATE_EXPERT_LOAD_PEAK_MAX = "update/expert_load_peak_max"
+"""The same in the layer where it is largest."""
+
+UPDATE_EXPERT_IDLE_FRAC = "update/expert_idle_frac"
+"""Experts that got no token."""
+
+UPDATE_ROUTER_BALANCE_LOSS = "update/router_balance_loss"
+"""Without its coefficient, mean over layers; 1 is even."""
+
+UPDATE_ROUTER_Z_LOSS = "update/router_z_loss"
+UPDATE_ROUTER_REPLAY_CHANGED_FRAC = "update/router_replay_changed_frac"
+"""Choices of the engine that the learner's own router would not have made; with
+rollout.routing_replay."""
+
 # What the critic said before the step's first update, and what its own updates did; over response
 # tokens. Only with algorithm.advantage=gae.
 CRITIC_PREFIX = "critic/"

@@ -31,6 +31,9 @@ class SamplingParams:
     """With the step, the prompt's id and the place in the group it fixes a sample's random
     numbers, whatever else is sampled beside it."""
 
+    returns_experts: bool = False
+    """Whether samples tell which experts their tokens went to, for a mixture."""
+
 
 class RolloutEngine(Protocol):
     """Samples responses from the current policy."""

@@ -32,11 +32,14 @@ from megatron_longrlvr.model.decoding import (
 from megatron_longrlvr.model.logprobs import shard_logits
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.model.rope import inverse_frequencies, rotation
+from megatron_longrlvr.model.routing import TokenRouting
 from megatron_longrlvr.model.sequence_plan import plan_sequences
 from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
+from megatron_longrlvr.rollout.expert_choices import Choices, ChoicesSoFar
+from megatron_longrlvr.rollout.expert_recording import recorded_choices
 from megatron_longrlvr.rollout.sampling import choose_tokens, sample_uniforms
 from megatron_longrlvr.stages import (
     FinishReason,
@@ -61,6 +64,13 @@ class _Running:
     uniforms: Tensor
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    experts: ChoicesSoFar | None = None
+    """None where they are not asked for."""
+
+    def add_experts(self, chosen: Choices) -> None:
+        """Note the experts of the newest token, which was run just now."""
+        assert self.experts is not None, "asked for from the prompt on"
+        self.experts.response.append(chosen)
 
 
 @dataclass(kw_only=True)
@@ -176,7 +186,8 @@ class MegatronEngine:
     def _prefill(self, state: _Decoding, slots: Sequence[int]) -> None:
         prompts = [prompt for slot in slots if (prompt := state.slots[slot]) is not None]
         lengths = [len(prompt.token_ids) for prompt in prompts]
-        attention = self._packed_attention(state.cache, lengths, slots=slots)
+        routing = _routing(state)
+        attention = self._packed_attention(state.cache, lengths, slots=slots, routing=routing)
         token_ids = self._padded([token for prompt in prompts for token in prompt.token_ids])
         selected = torch.tensor(lengths, device=device()).cumsum(0) - 1
         logits = self._logits(token_ids, attention, selected)
@@ -184,6 +195,13 @@ class MegatronEngine:
         for slot, prompt in zip(slots, prompts, strict=True):
             for index in range(group_size):
                 state.running[slot * group_size + index] = self._start(state, prompt, index)
+        if routing is not None:
+            choices = recorded_choices(
+                self.policy, routing, num_tokens=len(token_ids), lengths=lengths
+            )
+            for slot, chosen in zip(slots, choices, strict=True):
+                for place in range(slot * group_size, (slot + 1) * group_size):
+                    state.running[place].experts = ChoicesSoFar(prompt=chosen)
         places = [slot * group_size + index for slot in slots for index in range(group_size)]
         if logits is not None:
             logits = logits.repeat_interleave(group_size, dim=0)
@@ -191,12 +209,17 @@ class MegatronEngine:
 
     def _keep_experts_company(self, state: _Decoding) -> None:
         """Run one token, so that the experts here can serve the other ranks' tokens."""
-        attention = self._packed_attention(state.cache, [1], slots=())
+        attention = self._packed_attention(state.cache, [1], slots=(), routing=None)
         nothing = torch.zeros(1, dtype=torch.int64, device=device())
         run_pipeline(self.policy, self._padded([0]), attention, nothing)
 
     def _packed_attention(
-        self, cache: KeyValueCache, lengths: Sequence[int], *, slots: Sequence[int]
+        self,
+        cache: KeyValueCache,
+        lengths: Sequence[int],
+        *,
+        slots: Sequence[int],
+        routing: TokenRouting | None,
     ) -> PrefillAttention:
         """Causal attention of packed sequences; the first ones go to these slots of the cache."""
         plan = plan_sequences(
@@ -214,6 +237,7 @@ class MegatronEngine:
             sin=sin,
             slots=tuple(slots),
             lengths=tuple(lengths[: len(slots)]),
+            routing=routing,
         )
 
     def _decode_step(self, state: _Decoding) -> None:
@@ -242,9 +266,20 @@ class MegatronEngine:
             response_lengths=response_lengths,
             cos=cos,
             sin=sin,
+            routing=_routing(state),
         )
         selected = torch.arange(len(rows), device=device())
-        self._append(state, places, self._logits(token_ids, attention, selected))
+        logits = self._logits(token_ids, attention, selected)
+        if attention.routing is not None:
+            choices = recorded_choices(
+                self.policy,
+                attention.routing,
+                num_tokens=len(token_ids),
+                lengths=[1] * len(places),
+            )
+            for place, (chosen,) in zip(places, choices, strict=True):
+                state.running[place].add_experts(chosen)
+        self._append(state, places, logits)
 
     def _append(self, state: _Decoding, places: Sequence[int], logits: Tensor | None) -> None:
         """Draw the next token of the samples at these places; end those that are through."""
@@ -294,6 +329,7 @@ class MegatronEngine:
             behavior_logprobs=tuple(running.logprobs),
             finish_reason=reason,
             policy_version=self.version,
+            experts=None if running.experts is None else running.experts.finish(),
         )
 
     def _logits(
@@ -333,3 +369,7 @@ class MegatronEngine:
         finally:
             for chunk in self.policy.chunks:
                 chunk.train()
+
+
+def _routing(state: _Decoding) -> TokenRouting | None:
+    return TokenRouting(recorded={}) if state.params.returns_experts else None

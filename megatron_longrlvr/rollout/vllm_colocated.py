@@ -21,6 +21,7 @@ from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.refit.publisher import ProcessPublisher
 from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
 from megatron_longrlvr.rollout.engine_memory import KV_CACHE, WEIGHTS, EngineMemory
+from megatron_longrlvr.rollout.expert_choices import Choices, choices_of_group
 from megatron_longrlvr.rollout.sampling import sample_key
 from megatron_longrlvr.stages import (
     FinishReason,
@@ -56,6 +57,9 @@ class _Written:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     reason: FinishReason
+    experts: Choices | None
+    """[tokens, M, K] for all tokens that were run of the first sample of a group, and for those of
+    the response of the others; None where they are not asked for."""
 
 
 class VllmColocatedEngine:
@@ -112,10 +116,7 @@ class VllmColocatedEngine:
         else:
             written = self._write_together(requests, params)
         self.memory.sleep()
-        samples = [
-            self._sample(prompts, request, result)
-            for request, result in zip(requests, written, strict=True)
-        ]
+        samples = self._samples(prompts, written)
         if on_sample is not None:
             for sample in samples:
                 on_sample(sample)
@@ -225,15 +226,19 @@ class VllmColocatedEngine:
                     ignore_eos=True,  # the tokenizer's is among the stop tokens
                     logprobs=0,  # of the token itself
                     detokenize=False,
+                    # A group needs its prompt's experts once.
+                    routed_experts_prompt_start=(
+                        0 if request.sample_index == 0 else len(request.token_ids)
+                    ),
                 )
                 for request in requests
             ],
             use_tqdm=False,
         )
         beat()
-        return [self._read(output) for output in outputs]
+        return [self._read(output, has_experts=params.returns_experts) for output in outputs]
 
-    def _read(self, output: Any) -> _Written:  # noqa: ANN401
+    def _read(self, output: Any, *, has_experts: bool) -> _Written:  # noqa: ANN401
         (completion,) = output.outputs
         versions = [span.version for span in completion.weight_versions or ()]
         if versions != [str(self.version)]:
@@ -249,18 +254,31 @@ class VllmColocatedEngine:
                 for entry, token in zip(completion.logprobs, token_ids, strict=True)
             ),
             reason=_REASONS.get(completion.finish_reason, FinishReason.ABORTED),
+            experts=completion.routed_experts if has_experts else None,
         )
 
-    def _sample(self, prompts: PromptBatch, request: _Request, written: _Written) -> Sample:
-        return Sample(
-            prompt=prompts.prompts[request.prompt_place],
-            sample_index=request.sample_index,
-            token_ids=written.token_ids,
-            text=self.tokenizer.decode(written.token_ids),
-            behavior_logprobs=written.logprobs,
-            finish_reason=written.reason,
-            policy_version=self.version,
-        )
+    def _samples(self, prompts: PromptBatch, written: Sequence[_Written]) -> list[Sample]:
+        size = prompts.group_size
+        samples = []
+        for place, prompt in enumerate(prompts.prompts):
+            group = written[place * size : (place + 1) * size]
+            choices = choices_of_group(
+                [one.experts for one in group], num_prompt_tokens=len(prompt.token_ids)
+            )
+            samples += [
+                Sample(
+                    prompt=prompt,
+                    sample_index=index,
+                    token_ids=one.token_ids,
+                    text=self.tokenizer.decode(one.token_ids),
+                    behavior_logprobs=one.logprobs,
+                    finish_reason=one.reason,
+                    policy_version=self.version,
+                    experts=experts,
+                )
+                for index, (one, experts) in enumerate(zip(group, choices, strict=True))
+            ]
+        return samples
 
     def _check_version(self) -> None:
         held = self.llm.get_weight_version()

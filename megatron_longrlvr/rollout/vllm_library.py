@@ -42,6 +42,8 @@ class EngineShape:
     max_model_len: int
     max_concurrent_samples: int
     rank: int
+    returns_experts: bool = False
+    """Whether samples may tell which experts their tokens went to."""
 
 
 def require_vllm(engine: str) -> None:
@@ -111,6 +113,7 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
         disable_log_stats=True,
         seed=0,  # samples bring seeds of their own
         enable_sleep_mode=has_cuda() and config.sleep_level > 0,
+        enable_return_routed_experts=shape.returns_experts,
         **cache_settings(config),
     )
     # It would take the training process's own groups down with it when the process ends.
@@ -163,6 +166,11 @@ def _prepare_cpu(shape: EngineShape, config: VllmConfig) -> None:
             f"rollout.engine=vllm_colocated cannot run heads of {shape.head_dim} dims on CPU: "
             f"vLLM's kernels take {', '.join(str(size) for size in sizes)}; use another model or "
             "rollout.engine=megatron"
+        )
+    if shape.returns_experts:
+        raise ConfigError(
+            "rollout.routing_replay=true needs the experts that the engine chose, which vLLM's "
+            "kernels for CPU do not tell; use a GPU or rollout.engine=megatron"
         )
     if chunks_prefill(config):
         raise ConfigError(

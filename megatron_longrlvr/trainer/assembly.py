@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
 from megatron_longrlvr.algorithms.packing import Peers
@@ -214,6 +215,7 @@ def build_sampler(config: TrainConfig, prompts: PromptDraw, engine: OwnEngine) -
         top_p=config.rollout.top_p,
         top_k=config.rollout.top_k,
         seed=config.run.seed,
+        returns_experts=config.rollout.routing_replay,
     )
     if config.algorithm.max_staleness == 0:
         return SamplesOnDemand(prompts=prompts, engine=engine, params=params)
@@ -236,7 +238,13 @@ def build_learner(config: TrainConfig, groups: ProcessGroups) -> Learner:
         groups.layout,
         longest_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
     )
+    if config.rollout.routing_replay and spec.experts is None:
+        raise ConfigError(
+            f"rollout.routing_replay=true needs a mixture of experts, and model.path="
+            f"{config.model.path} is a {spec.architecture}; set it to false"
+        )
     policy = load_policy(folder, spec, groups, config.model)
+    policy = replace(policy, replays_routing=config.rollout.routing_replay)
     reference = None
     if config.algorithm.kl.coefficient > 0:
         reference = load_policy(folder, spec, groups, config.model)

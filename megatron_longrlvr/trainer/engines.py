@@ -167,6 +167,7 @@ def engine_shape(config: TrainConfig, spec: ModelSpec, *, rank: int) -> EngineSh
         max_model_len=rollout.vllm.max_model_len or longest,
         max_concurrent_samples=rollout.max_concurrent_samples,
         rank=rank,
+        returns_experts=rollout.routing_replay,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -89,7 +90,9 @@ def save_samples(
     batch: ScoredBatch, groups: ProcessGroups, run_dir: Path, *, suspect: Suspect
 ) -> None:
     """Write a step's samples of all data-parallel ranks; every rank calls this."""
-    gathered = gather_objects(tuple(batch.scored), groups.dp)
+    # Their experts are as large as a model's activations, and nobody writes them.
+    told = [replace(one, sample=replace(one.sample, experts=None)) for one in batch.scored]
+    gathered = gather_objects(told, groups.dp)
     if groups.rank == 0:
         everything = [scored for share in gathered for scored in share]
         path = samples_path(run_dir, batch.step)

@@ -33,6 +33,7 @@ def random_batch(*, seed: int, share: int = 0, num_shares: int = 1) -> PackedBat
         micro_batches=micro_batches[share::num_shares],
         num_global_response_tokens=num_tokens,
         num_global_samples=sum(len(shape) for shape in SHAPES),
+        num_global_tokens=sum(sum(sample) for shape in SHAPES for sample in shape),
         num_repeated_prompt_tokens=0,
         load_imbalance=1.0,
     )

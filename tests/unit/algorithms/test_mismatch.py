@@ -54,6 +54,7 @@ def train_batch(row, gaps):
         micro_batches=[row],
         num_global_response_tokens=int(row.is_response.sum()),
         num_global_samples=2,
+        num_global_tokens=len(row.token_ids),
         num_repeated_prompt_tokens=0,
         load_imbalance=1.0,
     )

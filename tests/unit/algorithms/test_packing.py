@@ -14,8 +14,10 @@ ranks or cut into micro-batches. With x_it a token's unweighted loss, i a sample
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 
 from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, policy_loss
-from megatron_longrlvr.stages import Segment
+from megatron_longrlvr.stages import ExpertChoices, Segment
 from tests.unit.algorithms.builders import advantage_batch, algorithm, prompt, scored_sample
 
 MAX_RESPONSE_TOKENS = 8
@@ -317,3 +319,37 @@ def test_sample_above_the_budget_is_alone():
         ["p0/0"],
         ["p0/1", "p0/2"],
     ]
+
+
+def chose(scored, *, prompt_expert):
+    """A choice of one expert in two layers: the prompt's, then 10 and up; 1 more in layer 1."""
+    sample = scored.sample
+    length = len(sample.token_ids)
+    prompt_rows = np.full((len(sample.prompt.token_ids), 2, 1), prompt_expert, dtype=np.uint8)
+    own = 10 * (1 + sample.sample_index) + np.arange(length - 1, dtype=np.uint8)
+    response = np.repeat(own[:, None, None], 2, axis=1)
+    for rows in (prompt_rows, response):
+        rows[:, 1] += 1
+    experts = ExpertChoices(prompt=prompt_rows, response=response)
+    return replace(scored, sample=replace(sample, experts=experts))
+
+
+def test_choices_of_experts_stand_where_their_tokens_stand():
+    groups = groups_of([(2, [3, 1])])
+    groups = [[(chose(scored, prompt_expert=7), value) for scored, value in groups[0]]]
+    (update,) = pack_alone(batch_of(groups), algorithm(shared_prompt=True))
+    (row,) = update.micro_batches
+    # The prompt once; the last token of each response was never run.
+    assert row.experts[:, :, 0].tolist() == [[7, 7, 10, 11, -1, -1], [8, 8, 11, 12, -1, -1]]
+    assert update.num_global_tokens == (2 + 3) + (2 + 1)
+    (update,) = pack_alone(batch_of(groups), algorithm(shared_prompt=False))
+    (row,) = update.micro_batches
+    assert row.experts[0, :, 0].tolist() == [7, 7, 10, 11, -1, 7, 7, -1]
+    assert update.num_global_tokens == (2 + 3) + (2 + 1)
+
+
+def test_samples_with_and_without_choices_do_not_mix():
+    (group,) = groups_of([(2, [3, 2])])
+    group = [(chose(group[0][0], prompt_expert=7), 1.0), group[1]]
+    with pytest.raises(AssertionError, match="all samples bring"):
+        pack_alone(batch_of([group]), algorithm())

@@ -58,6 +58,8 @@ ACCEPTED = [
         id="k1-in-the-reward",
     ),
     pytest.param({"evaluation": ..., "trainer.eval_every": 0}, 2, id="never-evaluates"),
+    pytest.param({"rollout.routing_replay": True}, 2, id="own-engine-tells-experts"),
+    pytest.param({**VLLM, "rollout.routing_replay": True}, 2, id="vllm-tells-experts"),
     pytest.param({"evaluation.temperature": 0}, 2, id="greedy-once"),
     pytest.param({"optimizer.min_lr": 1e-3}, 2, id="lr-never-decays"),
     pytest.param(
@@ -150,6 +152,22 @@ REFUSED = [
         2,
         "rollout.vllm.max_model_len=499 is below the 500 tokens",
         id="vllm-too-short",
+    ),
+    pytest.param(
+        {"rollout.engine": "vllm_server", "rollout.routing_replay": True},
+        2,
+        "rollout.routing_replay=true needs an engine .* rollout.engine=vllm_server does not",
+        id="server-tells-no-experts",
+    ),
+    pytest.param(
+        {
+            **VLLM,
+            "rollout.routing_replay": True,
+            "rollout.vllm": {"prefix_caching": False},
+        },
+        2,
+        "rollout.routing_replay=true needs rollout.vllm.prefix_caching=true",
+        id="vllm-tells-with-prefix-caching",
     ),
     pytest.param(
         {**VLLM, "algorithm.proximal": "behavior"},
