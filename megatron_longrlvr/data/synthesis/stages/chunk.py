@@ -57,10 +57,12 @@ class ChunkStage:
         run_tasks(tasks(), desk, Chunking)
 
     def _cut(self, document: Document, tokenizer: Tokenizer) -> Outcome:
+        def count_tokens(text: str) -> int:
+            # The whole document was counted before: a third of what cutting has counted.
+            return document.num_tokens if text == document.text else len(tokenizer.encode(text))
+
         chunks = split_into_chunks(
-            document.text,
-            max_tokens=self.config.max_tokens,
-            count_tokens=lambda text: len(tokenizer.encode(text)),
+            document.text, max_tokens=self.config.max_tokens, count_tokens=count_tokens
         )
         ends = tuple(chunk.end_char for chunk in chunks)
         try:
