@@ -46,6 +46,8 @@ Rule = Callable[[ModelOutput, ParsedResponse, ParsedResponse], Verification]
 _Match = Callable[[str, ModelOutput], Verification]
 """From the text that counts as the answer, and its output, to a verification."""
 
+# Where the reasoning of gpt-oss ends, if a server passed its markers on.
+_FINAL_CHANNEL = "<|channel|>final<|message|>"
 _ONE_LINE_ANSWER = re.compile(r"<answer>([^\n]*?)</answer>")
 _LONGBENCH_LETTER = (
     re.compile(r"The correct answer is \(([A-D])\)"),
@@ -73,7 +75,8 @@ def _longreason_published(
     output: ModelOutput, _strict: ParsedResponse, _tolerant: ParsedResponse
 ) -> Verification:
     block = _ONE_LINE_ANSWER.search(output.text)
-    return _holds_letter(block[1] if block else _after_reasoning(output.text), output)
+    rest = block[1] if block else output.text.rpartition("</think>")[2]
+    return _holds_letter(rest, output)
 
 
 def _on_response(match: _Match) -> Rule:
@@ -125,7 +128,8 @@ def _verified(verify: AnswerVerifier) -> _Match:
 
 
 def _after_reasoning(text: str) -> str:
-    return text.rpartition("</think>")[2]
+    marked = text.rpartition(_FINAL_CHANNEL)[2] if _FINAL_CHANNEL in text else text
+    return marked.rpartition("</think>")[2]
 
 
 def _whole(text: str) -> str:

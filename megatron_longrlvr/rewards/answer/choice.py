@@ -5,16 +5,18 @@ A letter counts only as an option: never inside a word, a tag or a sentence ("A 
 
 1. a letter alone, in whatever dress: ``B``, ``b``, ``(B)``, ``**B.**``, ``\boxed{B}``; a box counts
    before everything around it;
-2. a sentence with a marker: ``the correct answer is (B)``, ``I choose option B``, ``B is correct``;
-   Chinese markers, and labels of other languages such as ``Respuesta: B``, are read too;
+2. a sentence with a marker: ``the correct answer is (B)``, ``I choose option B``, ``B is correct``,
+   ``it's B``; Chinese markers, and labels of other languages such as ``Respuesta: B``, are read
+   too;
 3. an option with its text or reason, at the start, on a line of its own or behind a word that
    leads to it: ``B. Paris``, ``B - Paris``, ``(B) Paris``, ``B, because``, ``it is B. Paris``;
 4. a text whose only bracketed capital is ``(B)``, ``[B]`` or ``<B>``.
 
 Refused, that is left undecided: two different letters at the first form that finds any, or joined
 to one ("the answer is B or C"), initials of a name ("John D. Rockefeller"), an option that is
-negated ("the answer is not B"), the text of an option without its letter, and a reference that is
-no option letter. An empty answer is wrong.
+negated or rejected ("the answer is not B", "(B) is wrong", "rule out B"), the letter of something
+else ("Section (B)"), the text of an option without its letter, and a reference that is no option
+letter. An empty answer is wrong.
 """
 
 from __future__ import annotations
@@ -47,10 +49,13 @@ _BRACKETED = re.compile(rf"[(<\[{{\u3010\u300a\u300c]\s?+({_LETTER})\s?+[)>\]}}\
 # The words and marks behind which an option with its text may start.
 _LEAD = r"(?i:^|[:;,\n<(]|\b(?:is|are|be|as|that|and|or|both|either))\s*+"
 _WITH_TEXT = re.compile(
-    rf"{_LEAD}(?:[(\[]({_LETTER})[)\]]|({_LETTER})[.):](?=\s|[A-Z][a-z]{{2}}|[\u3000-\u9fff]))"
+    rf"{_LEAD}(?:[(\[]({_LETTER})[)\]]"
+    rf"|({_LETTER})[.):](?=\s|[A-Z][a-z]{{2}}|[\u3000-\u9fff])"
+    r"(?!\s[A-Z]\.\s[A-Z]))"  # initials
 )
 _FIRST = re.compile(
-    rf"^\W*+(?:({_LETTER})(?:[^\S\n]*+\n|\s++-\s|\s*+[(\[](?!{_LETTER}[)\]])[^()\[\]\n]*+[)\]]\W*+$"
+    rf"^\W*+(?:({_LETTER})(?:[^\S\n]*+\n(?!\W*+{_LETTER}[^\w\n]*+(?:\n|$))|\s++[-\u2014]\s"
+    rf"|\s++[(\[](?!{_LETTER}[)\]])[^()\[\]\n]*+[)\]]\W*+$"
     rf"|,?+\s++(?i:because|since|for|which|so|not)\b)"
     rf"|\(?+([a-j])\)\s(?!.*\s\(?+[a-j]\)\s))",
     re.DOTALL,
@@ -60,12 +65,26 @@ _BOTH = re.compile(
     rf"(?<=[).:]\s)(?i:both)\s++[(\[]?+{_LETTER}[)\]]?+\s++(?i:and)\s++[(\[]?+{_LETTER}(?!\w)"
 )
 _NEGATED = re.compile(
-    rf"(?i:\b(?:not|never|isn't|reject|exclude|cannot\s++be)\s++"
+    r"(?i:\b(?:not|never|isn['\u2019]t|neither|nor|reject|exclude|except|eliminate|discard|dismiss"
+    r"|rul(?:e|es|ed|ing)\s++out|(?:cannot|can['\u2019]t|couldn['\u2019]t)\s++be"
+    r"|(?:wrong|incorrect|false)\s++(?:answer|option|choice|one)\s++(?:is|would\s++be))\s++"
     rf"(?:(?:the|option|choice|answer)\s++){{0,3}}+)(?:\({_LETTER}\)|{_LETTER}(?!\w))"
 )
+_REJECTED = re.compile(
+    rf"(?:\({_LETTER}\)|\[{_LETTER}\]|(?<!\w){_LETTER}\)?+)"
+    r"(?:\s*+[-:]\s*+(?i:no|not\s++(?:correct|true|supported)|incorrect|wrong|false)\b"
+    r"|\s++(?:cannot|can['\u2019]t|could\s++not)\s++be\s++(?:right|correct|the)\b"
+    r"|\s++(?:is|was|seems|appears|would\s++be)\s++(?:(?:clearly|also|simply|therefore)\s++)?+"
+    r"(?:incorrect|wrong|false|not\s++(?:the\s++)?+(?:answer|best|correct|right|supported|true)))\b"
+)
+# A letter behind such a word names a part of the document or a kind of thing.
+_PART = re.compile(
+    r"(?i:\b(?:appendix|article|clause|exhibit|fig(?:ure|\.)?+|group|item|note|paragraph|part|point"
+    rf"|section|see|table|type|vitamin)\s++)(?:\({_LETTER}\)|\[{_LETTER}\]|{_LETTER}(?!\w))"
+)
 _MARKER = (
-    r"(?i:\b(?:answer|choice|option|choose|select|pick|go\s++with)"
-    r"(?:\s++(?:is|would\s++be|must\s++be|should\s++be|option|choice)){0,3}+"
+    r"(?i:\b(?:answer|choice|option|letter|choose|select|pick|go\s++with|it(?:['\u2019]s|\s++is))"
+    r"(?:\s++(?:is|would|must|should|be|option|choice|most|likely|probably|therefore|thus)){0,4}+"
     r"|(?:\u7b54\u6848|\u9009\u9879|\u9078\u9805|\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3)"
     r"(?:\u5e94|\u8be5|\u662f|\u4e3a|\u306f)?+)"
 )
@@ -110,7 +129,9 @@ def _read(text: str) -> str | None:
     alone = _ALONE.match(plain)
     if alone:
         return alone[1].upper()
-    asserted = _BOTH.sub(" ", _NEGATED.sub(" ", plain))
+    asserted = plain
+    for form in (_REJECTED, _NEGATED, _BOTH, _PART):
+        asserted = form.sub(" ", asserted)
     for forms in ((_MARKED, _CORRECT), (_WITH_TEXT, _FIRST), (_BRACKETED,)):
         matches = [match for form in forms for match in form.finditer(asserted)]
         if any(_JOINED.match(asserted, _letter(match)[1]) for match in matches):

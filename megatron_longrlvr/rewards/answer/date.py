@@ -6,10 +6,10 @@ Read are ``1990-03-12`` (also with a time behind it), ``1990/3/12``, ``12 March 
 ``1990`` alone. An answer may be a sentence with one date in it.
 
 Refused, that is left undecided: ``03/04/1990`` (day or month first?), years of two digits, a date
-that does not exist, two different dates, a negation, years before
-Christ, dates of different precision that do not
-contradict each other ("March 1990" and "12 March 1990"), and periods or seasons. Dates that differ
-in anything both of them name are wrong.
+that does not exist, two different dates ("12 and 13 March 1990"), a negation, a bound or a part of
+a date ("by 1990", "late 1990", "spring 1990"), years before Christ, periods, and dates of different
+precision that do not contradict each other ("March 1990" and "12 March 1990"). Dates that differ in
+anything both of them name are wrong.
 """
 
 from __future__ import annotations
@@ -61,6 +61,14 @@ _NEGATION = re.compile(
     r"\b(?:not|never|before|after|between|since|until|b\.?c\.?(?:e\.?)?)(?!\w)|n't\b",
     re.IGNORECASE,
 )
+# What makes another date of the one beside it.
+_PART_OR_BOUND = re.compile(
+    r"\b(?:by|from|till|through|prior\s++to|(?:no|not)\s++(?:later|earlier)\s++than|early|mid|late"
+    r"|(?:beginning|start|middle|end|half|quarter)\s++of|q[1-4]|spring|summer|autumn|fall|winter)"
+    rf"[\s,-]++(?:the\s++|of\s++)?+(?:\d|{_MONTH})"
+    r"|\d(?:st|nd|rd|th)?+\s++(?:and|or|to|&)\s++\d|\d\s++(?:onwards?+|or\s++(?:earlier|later))\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +101,7 @@ def verify(answer: str, reference: str) -> Verification:
 def read_date(text: str) -> CalendarDate | None:
     """The one date that a text names, or None."""
     rest = readable(text)
-    if _NEGATION.search(rest):
+    if _NEGATION.search(rest) or _PART_OR_BOUND.search(rest):
         return None
     found: set[CalendarDate | None] = set()
     for form in _FORMS:

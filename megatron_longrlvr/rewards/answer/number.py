@@ -2,20 +2,24 @@ r"""Numeric answer: the same quantity, whatever way it is written.
 
 Read are signs, grouping commas, decimals, exponents (``1.2e3``, ``1.2 x 10^3``), fractions and
 mixed numbers (``3/4``, ``1 3/4``, ``\frac{3}{4}``), percent (``5%`` = ``0.05``), number words
-behind a number (``3 million``), units with conversion (``2 km`` = ``2000 m``) and ``\boxed{}``.
+behind a number (``3 million``), units with conversion (``2 km`` = ``2000 m``, ``5 MW`` = ``5000
+kW``), dollars, powers of ten alone (``10^6``) and ``\boxed{}``.
 An answer may be a sentence with one number in it; behind an equals sign, the last one counts.
 
 Notations with another reading too can be right, never wrong: a decimal comma (``1,5``), spaces or
-full stops between groups (``1 234``, ``1.234.567``), and letters for powers of ten (``5k``).
+full stops between groups (``1 234``, ``1.234.567``), letters for powers of ten (``5k``), a mark
+behind the number (``5!``), a rating (``4.5/5``), and a decimal that rounds a quotient (``0.67`` for
+``2/3``).
 
-Whole numbers must be equal; otherwise two quantities agree within a relative tolerance of 1e-4,
-which forgives a rounding to five figures and no other.
+Whole numbers must be equal; otherwise two quantities agree within 1e-4 of the larger, which
+forgives a rounding to five figures and no other.
 
 Refused, that is left undecided: number words alone ("three"), an answer with several different
 numbers or with a negation, a number inside a name ("Apollo 11"), ranges, decades ("1990s"), units
 of different dimensions, compound units unless they are spelled alike ("km/h"), a percent sign or
-convertible unit on one side only unless the quantities agree, powers, roots and other expressions,
-and numbers of more than 300 digits.
+convertible unit on one side only unless the quantities agree, bounds and multiples of a number
+("at least 42", "42+", "half of 42"), values of several variables, powers, roots and other
+expressions, and numbers of more than 300 digits.
 
 Reading expressions is left out on purpose: computer algebra on untrusted text needs a time limit,
 and the one of math-verify is an alarm signal, which only a main thread may set.
@@ -29,7 +33,7 @@ from fractions import Fraction
 
 from megatron_longrlvr.rewards.answer.bare import bare
 from megatron_longrlvr.rewards.answer.number_notation import spell_out
-from megatron_longrlvr.rewards.answer.units import LETTERS, MULTIPLIERS, UNITS
+from megatron_longrlvr.rewards.answer.units import LETTERS, MULTIPLIERS, SYMBOLS, UNITS
 from megatron_longrlvr.rewards.answer.verification import (
     RIGHT,
     UNDECIDED,
@@ -48,7 +52,7 @@ _YEAR_DIGITS = 4
 # Letters, but of scripts that put no space between a word and a number.
 _LETTER_BEFORE = r"(?<![^\W\u2e80-\u9fff\uac00-\ud7af])"
 _NUMBER = re.compile(
-    rf"{_LETTER_BEFORE}(?<![.,/^\u221a])(?P<sign>[+-]?+)"
+    rf"{_LETTER_BEFORE}(?<![.,/^\u221a])(?<!\^-)(?P<sign>[+-]?+)"
     r"(?:(?P<whole>[0-9]++)\s++(?=[0-9]++\s*+/))?+"
     r"(?:(?P<grouped>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9]|,[0-9]))"
     r"|(?P<foreign>[0-9]{1,3}(?:\.[0-9]{3})++,[0-9]++(?![0-9]|[,.][0-9])"  # 1.234,5
@@ -70,7 +74,17 @@ _NUMBER = re.compile(
 )
 _MIXED_WITH_LETTERS = re.compile(r"[0-9](?![eE][+-]?+[0-9])[A-Za-z]++[0-9]")
 _LATEX_COMMAND = re.compile(r"\\[A-Za-z]")
-_NEGATION = re.compile(r"\b(?:not|never|no|neither|nor)\b|n't\b", re.IGNORECASE)
+_NEGATION = re.compile(r"\b(?:not|never|no(?!\.\s?\d)|neither|nor)\b|n't\b", re.IGNORECASE)
+_BOUND_OR_MULTIPLE = re.compile(
+    r"(?:\b(?:(?:more|less|fewer|greater|higher|lower|larger|smaller)\s++than|at\s++(?:least|most)"
+    r"|up\s++to|over|under|above|below|nearly|almost|(?:maximum|minimum)\s++of|twice|double|triple"
+    r"|(?:half|thirds?|quarters?)\s++of)|[<>\u2264\u2265]=?+)\s*+(?=[-.0-9])"
+    r"|[0-9]\s?\+(?![\d/])|[0-9]\b[^.,;\n]{0,20}\b(?:at\s++(?:least|most)|or\s++(?:more|less|fewer))\b",
+    re.IGNORECASE,
+)
+_SEVERAL_VARIABLES = re.compile(r"=[^=]*[,;\n]\s*+(?:and\s++)?+\w++\s*+=")
+# "5!" may be an exclamation, and between bars may stand a table's cell.
+_OTHER_READING = re.compile(r"[0-9]!|\|\s*+-[0-9.,]++\s*+\|")
 _REFERENCE_LEAD = re.compile(
     r"[\s~(\[#]*+(?:(?:about|around|approximately|roughly)\s++)?+", re.IGNORECASE
 )
@@ -92,6 +106,9 @@ class Quantity:
     is_certain: bool = True
     """False for a notation that has another reading too."""
 
+    num_decimals: int | None = None
+    """Digits behind the decimal point; None of a quotient."""
+
     @property
     def base(self) -> Fraction:
         """In base units."""
@@ -109,6 +126,7 @@ def verify(answer: str, reference: str) -> Verification:
     if given.dimension == expected.dimension:
         is_right = agrees(given.base, expected.base)
         is_certain = given.is_certain and expected.is_certain
+        is_certain = is_certain and not _is_rounding(given, expected)
         return rule(is_right=is_right) if is_right or is_certain else UNDECIDED
     if None not in {given.dimension, expected.dimension}:
         return UNDECIDED
@@ -124,7 +142,16 @@ def agrees(given: Fraction, expected: Fraction) -> bool:
     """Whether two numbers are equal, or within the tolerance if either has a fraction."""
     if given.denominator == expected.denominator == 1:
         return given == expected
-    return abs(given - expected) <= RELATIVE_TOLERANCE * abs(expected)
+    return abs(given - expected) <= RELATIVE_TOLERANCE * max(abs(given), abs(expected))
+
+
+def _is_rounding(one: Quantity, other: Quantity) -> bool:
+    """Whether one is a quotient and the other its value to two decimals or more."""
+    if one.num_decimals is not None:
+        one, other = other, one
+    if one.num_decimals is not None or other.num_decimals is None or other.num_decimals < 2:
+        return False
+    return one.factor == other.factor and round(one.number, other.num_decimals) == other.number
 
 
 def read_quantity(text: str, *, is_reference: bool) -> Quantity | None:
@@ -134,7 +161,10 @@ def read_quantity(text: str, *, is_reference: bool) -> Quantity | None:
         text: An answer or a reference.
         is_reference: The text must start with its number; a name with a number in it is none.
     """
-    plain = re.split(r"[=\u2248]", spell_out(text))[-1]
+    whole = spell_out(text)
+    plain = re.split(r"(?<![<>])=|\u2248", whole)[-1]
+    if _SEVERAL_VARIABLES.search(whole) or _BOUND_OR_MULTIPLE.search(plain):
+        return None
     if _NEGATION.search(plain) or _MIXED_WITH_LETTERS.search(plain):
         return None
     # What LaTeX does with a number, such as taking its root, is not computed.
@@ -165,17 +195,26 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
     is_decade = word == "s" and not match["gap"] and len(match["plain"] or "") == _YEAR_DIGITS
     if number is None or is_decade:
         return None
-    is_certain = match["foreign"] is None and match["letter"] is None
+    is_rating = match["divisor"] is not None and match["decimals"] is not None
+    is_certain = not (match["foreign"] or match["letter"] or is_rating)
+    if _OTHER_READING.search(match.string):
+        is_certain = False
     if match["letter"] is not None:
         number *= LETTERS[match["letter"].strip()]
     elif match["times"] is not None:
         number *= MULTIPLIERS[match["times"].lower()]
-    dimension, factor = UNITS.get(word, (None, Fraction(1)))
+    dimension, factor = SYMBOLS.get(match["word"] or "") or UNITS.get(word, (None, Fraction(1)))
     if match["percent"] or word in {"percent", "pct"}:
         dimension, factor = "percent", Fraction(1, 100)
     elif word and match["compound"]:
         dimension, factor = "".join((word + match["compound"].lower()).split()), Fraction(1)
-    return Quantity(number=number, dimension=dimension, factor=factor, is_certain=is_certain)
+    return Quantity(
+        number=number,
+        dimension=dimension,
+        factor=factor,
+        is_certain=is_certain,
+        num_decimals=None if match["divisor"] else len((match["decimals"] or ".")[1:]),
+    )
 
 
 def _number(match: re.Match[str]) -> Fraction | None:

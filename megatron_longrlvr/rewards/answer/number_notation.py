@@ -16,29 +16,40 @@ _LATEX_FRACTION = re.compile(
     r"(?P<whole>\d?)\\[dt]?frac\s*+(?:\{\s*+(?P<above>-?\d++)\s*+\}\s*+\{\s*+(?P<below>\d++)\s*+\}"
     r"|(?P<one>\d)(?P<other>\d))"
 )
-_TIMES_TEN = re.compile(r"\s*+(?:x|\*|\u00d7|\\times|\\cdot)\s*+10\s*+\^\s*+\{?+([+-]?+\d++)\}?+")
+_TIMES_TEN = re.compile(
+    r"\s*+(?:x|\*|\u00b7|\u00d7|\u22c5|\\times|\\cdot)\s*+10\s*+\^\s*+\{?+([+-]?+\d++)\}?+"
+)
+_POWER_OF_TEN = re.compile(r"(?<![\d.,^/\w])10\s*+\^\s*+\{?+([+-]?+\d++)\}?+")
 _GROUP_MARK = re.compile(r"(?<=\d)(?:['\u2019_]|\\,|\{,\})(?=\d{3}(?!\d))")
 _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s++(?=\.?\d)", re.IGNORECASE)
 _LATEX_NEAR = re.compile(r"\\(?:approx|simeq|sim)\b")
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b)")
-_CURRENCIES = {"\u20ac": "euros", "\u00a3": "gbp", "\u00a5": "yen", "\u20b9": "rupees"}
-_POWERS = "|".join([*MULTIPLIERS, *LETTERS])
-_CURRENCY_FIRST = re.compile(
-    rf"([{''.join(_CURRENCIES)}])\s*+(-?[\d.,]++(?:\s?+(?:{_POWERS})\b)?+)"
-)
+_CURRENCIES = {
+    "\u20ac": "euros",
+    "\u00a3": "gbp",
+    "\u00a5": "yen",
+    "\u20b9": "rupees",
+    "$": "dollars",
+}
+_POWERS = "|".join([*MULTIPLIERS, *LETTERS, "m"])
+_AMOUNT = rf"(-?[\d.,]++)((?:\s?+(?:{_POWERS})\b)?+)"
+_CURRENCY_FIRST = re.compile(rf"([{''.join(set(_CURRENCIES) - {'$'})}])\s*+{_AMOUNT}")
+# One dollar sign alone opens no formula.
+_DOLLARS = re.compile(rf"(\$)\s*+{_AMOUNT}")
 _DEGREES = re.compile(r"(?:\u00b0\s?+|\bdegrees?\s++)(c|f)(?:elsius|ahrenheit)?\b", re.IGNORECASE)
 _SCALES = {"c": "celsius", "f": "fahrenheit"}
 
 
 def spell_out(text: str) -> str:
     """Rewrite a text so that its numbers stand in plain notation."""
-    plain = _TIMES_TEN.sub(r"e\1", readable(text)).replace("*", " ")
+    plain = _POWER_OF_TEN.sub(r"1e\1", _TIMES_TEN.sub(r"e\1", readable(text))).replace("*", " ")
     if "\\" in plain or "{" in plain:
         plain = undress(_LATEX_FRACTION.sub(_quotient, _GROUP_MARK.sub(",", plain)))
         plain = _LATEX_SPACE.sub(" ", _LATEX_NEAR.sub("\u2248", plain)).replace("\\$", "$")
     plain = _SIGN_WORD.sub("-", _GROUP_MARK.sub(",", plain))
     plain = _DEGREES.sub(lambda match: f" {_SCALES[match[1].lower()]}", plain)
-    # A dollar sign may also open a formula.
+    if plain.count("$") == 1:
+        plain = _DOLLARS.sub(_behind, plain)
     return _CURRENCY_FIRST.sub(_behind, plain).replace("$", " ").strip()
 
 
@@ -48,4 +59,5 @@ def _quotient(match: re.Match[str]) -> str:
 
 
 def _behind(match: re.Match[str]) -> str:
-    return f"{match[2]} {_CURRENCIES[match[1]]} "
+    power = " mn" if match[3].strip() == "m" else match[3]
+    return f"{match[2]}{power} {_CURRENCIES[match[1]]} "

@@ -69,6 +69,25 @@ UNITS: Mapping[str, tuple[str, Fraction]] = {
 }
 """Dimension and factor to its base unit, by lower-case spelling."""
 
+SYMBOLS: Mapping[str, tuple[str, Fraction]] = {
+    **{
+        prefix + symbol: (dimension, Fraction(10) ** power)
+        for symbol, dimension in {
+            **{"W": "power", "Wh": "energy", "Hz": "frequency", "V": "voltage"},
+            **{"J": "energy in joules", "Pa": "pressure", "eV": "energy of particles"},
+        }.items()
+        for prefix, power in {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "m": -3}.items()
+        if prefix or len(symbol) > 1
+    },
+    # Whether a kilobyte has 1000 or 1024 bytes is anybody's guess.
+    **{
+        prefix + symbol: (prefix.upper() + symbol, Fraction(1))
+        for symbol in ("B", "iB", "b", "bit", "bps")
+        for prefix in "kKMGTP"
+    },
+}
+"""The same for symbols in which case counts: mW is not MW. A single letter is no unit."""
+
 MULTIPLIERS: Mapping[str, int] = {
     "dozen": 12,
     "hundred": 10**2,

@@ -68,6 +68,11 @@ def test_longbench(text, expected):
         pytest.param("<answer>A</answer>C", rules(0, 0, 0, 0), id="one-line-block-is-read"),
         pytest.param("C</think>A. Oslo", rules(0, 0, 0, 0), id="reasoning-is-left-out"),
         pytest.param("A</think>C. Oslo", rules(1, 1, 0, 1), id="no-block"),
+        pytest.param(
+            "<|channel|>analysis<|message|>D?<|end|><|channel|>final<|message|>**C**<|return|>",
+            rules(1, 1, 0, 1),
+            id="reasoning-in-a-channel",
+        ),
     ],
 )
 def test_longreason(text, expected):

@@ -27,6 +27,26 @@ from megatron_longrlvr.rewards.answer.verification import Ruling
         pytest.param("\u200byes\ufeff", "yes", Ruling.RIGHT, id="invisible-characters"),
         pytest.param("some say yes, others no", "no", Ruling.UNDECIDED, id="both"),
         pytest.param("it is not true", "no", Ruling.UNDECIDED, id="negated-synonym"),
+        pytest.param(
+            "The correct answer is no", "no", Ruling.RIGHT, id="correct-answer-is-no-verdict"
+        ),
+        pytest.param("Correct answer: no", "no", Ruling.RIGHT, id="label-with-correct"),
+        pytest.param("Based on CHUNK_3: **No**, he did not", "no", Ruling.RIGHT, id="own-clause"),
+        pytest.param(
+            "There is no doubt that he did, so yes.",
+            "yes",
+            Ruling.RIGHT,
+            id="asserted-beside-a-counting-no",
+        ),
+        pytest.param("Yep.", "yes", Ruling.RIGHT, id="spoken"),
+        pytest.param("The answer is not yes.", "yes", Ruling.UNDECIDED, id="negated"),
+        pytest.param("If yes, then the duke won.", "yes", Ruling.UNDECIDED, id="condition"),
+        pytest.param(
+            "He said no to the offer.", "no", Ruling.UNDECIDED, id="somebody-else-said-it"
+        ),
+        pytest.param("A yes vote was cast", "yes", Ruling.UNDECIDED, id="adjective"),
+        pytest.param("Yes... actually no", "yes", Ruling.UNDECIDED, id="taken-back"),
+        pytest.param("No. 5", "no", Ruling.UNDECIDED, id="number-sign"),
         pytest.param("Yes", "Paris", Ruling.UNDECIDED, id="reference-is-neither"),
     ],
 )
