@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,29 +27,53 @@ def iter_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Place (file and number, from 1) and content of each record.
 
     Raises:
-        DataError: The file is unreadable, or a record is no mapping.
+        DataError: The file is unreadable or empty, or a record is no mapping.
     """
     readers = {".json": _json_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}
     reader = readers.get(path.suffix)
     if reader is None:
         raise DataError(f"{path} must end in {', '.join(readers)}")
+    number = 0
     for number, record in reader(path):
         if not isinstance(record, dict):
             kind = type(record).__name__
             raise DataError(f"{path}:{number}: a record must be a mapping, got {kind}")
         yield f"{path}:{number}", record
+    if not number:
+        raise DataError(f"{path}: holds no record")
 
 
-def text_field(record: Mapping[str, Any], name: str, *, place: str) -> str:
+def text_field(record: object, name: str, *, place: str) -> str:
     """A text that must be there and not be empty.
 
     Raises:
         DataError: Names place and field.
     """
-    value = record.get(name)
+    value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{place}: {name} must be a text that is not empty, got {value!r:.60}")
+    if not is_encodable(value):
+        raise DataError(f"{place}: {name} holds half of a surrogate pair, which is no character")
     return value
+
+
+def is_encodable(text: str) -> bool:
+    """False of a text with half of a surrogate pair: JSON can spell it, no tokenizer takes it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def id_field(record: Mapping[str, Any], name: str, *, place: str) -> str:
+    """A text or a whole number that tells records apart.
+
+    Raises:
+        DataError: Names place and field.
+    """
+    value = record.get(name)
+    return str(value) if type(value) is int else text_field(record, name, place=place)
 
 
 def letter_field(record: Mapping[str, Any], name: str, *, place: str) -> str:
@@ -72,14 +97,15 @@ def _json_rows(path: Path) -> Iterator[tuple[int, object]]:
 
 def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, ValueError) as error:
+        # As bytes, so that a line in another encoding can be named.
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not a JSON record: {error}") from error
 

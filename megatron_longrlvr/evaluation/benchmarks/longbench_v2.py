@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_longrlvr.config.benchmark import LongBenchV2Config
-from megatron_longrlvr.evaluation.benchmarks.files import iter_records, letter_field, text_field
+from megatron_longrlvr.evaluation.benchmarks.files import (
+    id_field,
+    iter_records,
+    letter_field,
+    text_field,
+)
 from megatron_longrlvr.evaluation.benchmarks.question import Question
 
 _OPTIONS = "ABCD"
@@ -25,7 +30,7 @@ def longbench_questions(config: LongBenchV2Config) -> Iterator[Question]:
         DataError: A record lacks a field; names file, record and field.
     """
     for place, record in iter_records(Path(config.path)):
-        item_id = text_field(record, "_id", place=place)
+        item_id = id_field(record, "_id", place=place)
         answer = letter_field(record, "answer", place=place)
         options = [
             f"({letter}) {text_field(record, f'choice_{letter}', place=place)}"
@@ -43,8 +48,9 @@ def longbench_questions(config: LongBenchV2Config) -> Iterator[Question]:
             output_fields={
                 "_id": item_id,
                 "answer": answer,
-                "difficulty": record.get("difficulty", ""),
-                **{name: record[name] for name in _KEPT if name in record},
+                # Text in the published file; of another kind it still says what it was.
+                "difficulty": "",
+                **{name: str(record[name]) for name in _KEPT if name in record},
             },
             response_field="response",
         )

@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_longrlvr.config.benchmark import LongReasonConfig
-from megatron_longrlvr.evaluation.benchmarks.files import iter_records, letter_field, text_field
+from megatron_longrlvr.evaluation.benchmarks.files import (
+    id_field,
+    iter_records,
+    letter_field,
+    text_field,
+)
 from megatron_longrlvr.evaluation.benchmarks.question import Question
 
 
@@ -25,7 +30,7 @@ def longreason_questions(config: LongReasonConfig) -> Iterator[Question]:
     """
     for split, name in config.paths.items():
         for place, record in iter_records(Path(name)):
-            item_id = text_field(record, "example_idx", place=place)
+            item_id = id_field(record, "example_idx", place=place)
             answer = letter_field(record, "answer", place=place)
             yield Question(
                 place=place,

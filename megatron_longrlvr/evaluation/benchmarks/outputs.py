@@ -75,12 +75,13 @@ class OutputsFile:
 
     def _whole_lines(self) -> list[tuple[str, str]]:
         # What follows the last line end is the beginning of a line that was never finished.
-        lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+        # What is no UTF-8 was not written here, and its line is refused with its number.
+        lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
         return [(self._prompt_id(line, number), line) for number, line in enumerate(lines, 1)]
 
     def _prompt_id(self, line: str, number: int) -> str:
         try:
-            content: Any = json.loads(line)
+            content: Any = json.loads(line.encode("utf-8"))
             return str(content["prompt_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.path}:{number}: not an output of this command") from error

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrlvr.errors import DataError
-from megatron_longrlvr.evaluation.benchmarks.files import iter_records, load_json, text_field
+from megatron_longrlvr.evaluation.benchmarks.files import (
+    is_encodable,
+    iter_records,
+    load_json,
+    text_field,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,15 +84,13 @@ def read_hotpot(path: Path) -> QaPool:
         for entry in _field(record, "context", place):
             title, sentences = _titled(entry, place)
             titles[title] = _number(f"{title}\n{''.join(sentences)}", numbers)
-        facts = record.get("supporting_facts") or []
-        named = {titles[fact[0]] for fact in facts if isinstance(fact, list) and fact[0] in titles}
         items.append(
             QaItem(
                 place=place,
                 question=text_field(record, "question", place=place),
                 answers=(text_field(record, "answer", place=place),),
                 own=tuple(dict.fromkeys(titles.values())),
-                evidence=frozenset(named),
+                evidence=frozenset(_supporting(record, titles, place)),
                 related=(),
             )
         )
@@ -121,11 +124,24 @@ def _field(record: object, name: str, place: str) -> list[Any]:
     return value
 
 
+def _supporting(record: Mapping[str, Any], titles: dict[str, int], place: str) -> Iterator[int]:
+    """Documents that the annotators rested the answer on; none where the file does not say."""
+    if record.get("supporting_facts") is None:
+        return
+    for fact in _field(record, "supporting_facts", place):
+        if not isinstance(fact, list) or not fact or not isinstance(fact[0], str):
+            raise DataError(f"{place}: supporting_facts must hold [title, number] pairs")
+        if fact[0] in titles:
+            yield titles[fact[0]]
+
+
 def _titled(entry: object, place: str) -> tuple[str, list[str]]:
     if isinstance(entry, list) and len(entry) == 2:
         title, sentences = entry
         is_text = isinstance(title, str) and isinstance(sentences, list)
-        if is_text and all(isinstance(sentence, str) for sentence in sentences):
+        if is_text and all(
+            isinstance(one, str) and is_encodable(one) for one in [title, *sentences]
+        ):
             return title, sentences
     raise DataError(f"{place}: context must hold [title, [sentence, ...]] pairs")
 

@@ -132,13 +132,15 @@ def test_outputs_of_other_settings_are_not_mixed(tokenizer, ruler, tmp_path):
         ask(make_config(ruler, temperature=1.0), tokenizer, tmp_path / "out")
 
 
-def test_foreign_line_is_named(tokenizer, ruler, tmp_path):
+@pytest.mark.parametrize("line", [b"{}\n", b'{"prompt_id": "\xff"}\n'], ids=["no-id", "no-utf-8"])
+def test_foreign_line_is_named_and_nothing_is_lost(tokenizer, ruler, tmp_path, line):
     config = make_config(ruler)
     ask(config, tokenizer, tmp_path / "out")
     path = tmp_path / "out" / "outputs.jsonl"
-    path.write_text("{}\n" + path.read_text())
+    path.write_bytes(content := line + path.read_bytes())
     with pytest.raises(DataError, match=r"outputs\.jsonl:1: not an output"):
         ask(config, tokenizer, tmp_path / "out")
+    assert path.read_bytes() == content
 
 
 def test_lengths_above_the_prompt_limit_are_refused(tokenizer, ruler):
