@@ -270,14 +270,16 @@ def test_a_question_that_cannot_be_used_is_quarantined_with_its_words(
         assert main(["data", "run", path, "--until", "generate"]) == 0
     lost = quarantined(tmp_path / "run", "generate")
     assert len(lost) == 12
-    assert {one["fault"] for one in lost} == {fault}
-    assert detail in lost[0]["detail"]
+    attempts = [attempt for one in lost for attempt in one["attempts"]]
+    assert {attempt["fault"] for attempt in attempts} == {fault}
+    assert all(detail in attempt["detail"] for attempt in attempts)
     if fault == "refused":
         # It would be refused again, and the server is well.
         bad = [one for one in server.requests if about(one, SEEDS[1])]
-        assert len(bad) == 12
+        assert len(bad) == len(attempts) == 12
     else:
-        assert lost[0]["raw"] == (reply.content or '{"question": "Wh')
+        assert {attempt["raw"] for attempt in attempts} == {reply.content or '{"question": "Wh'}
+        assert len(attempts) == 3 * 12
     others = [row for row in rows(straight[0], "generate") if row["document_index"] != 1]
     assert rows(tmp_path / "run", "generate") == others
 

@@ -2,7 +2,7 @@
 
     rows.parquet        what goes on to the next stage
     dropped.csv         a line for everything that does not, with the reason
-    quarantine.jsonl    items whose replies could not be used, with what the model wrote
+    quarantine.jsonl    items whose replies could not be used, with all that the model wrote
     manifest.json       written last: the stage counts as done when it is there
 
 Rows are written in the order of the items, in groups of a fixed number, so the same rows give the
@@ -25,7 +25,14 @@ from typing import IO, Any, TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
-from megatron_longrlvr.data.synthesis.outcome import Dropped, Fault, Outcome, Quarantined, Reason
+from megatron_longrlvr.data.synthesis.outcome import (
+    Attempt,
+    Dropped,
+    Fault,
+    Outcome,
+    Quarantined,
+    Reason,
+)
 from megatron_longrlvr.data.synthesis.rows import from_rows, schema_of, to_table
 from megatron_longrlvr.errors import DataError
 from megatron_longrlvr.observability.files import write_atomically
@@ -200,7 +207,8 @@ def _dropped(content: Mapping[str, Any]) -> Dropped:
 
 
 def _quarantined(content: Mapping[str, Any]) -> Quarantined:
-    return Quarantined(**{**content, "fault": Fault(content["fault"])})
+    attempts = (Attempt(**{**one, "fault": Fault(one["fault"])}) for one in content["attempts"])
+    return Quarantined(item=content["item"], attempts=tuple(attempts))
 
 
 def _plain_cell(text: str) -> str:

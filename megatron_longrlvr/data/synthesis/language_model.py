@@ -13,7 +13,7 @@ from megatron_longrlvr.chat.grammar import read_object, structured_output
 from megatron_longrlvr.chat.reply import Completion, NoReply, RequestFailure, read_completion
 from megatron_longrlvr.config.synthesis import ChatModelConfig
 from megatron_longrlvr.data.synthesis.kept import KeptResults, Part, hash_of
-from megatron_longrlvr.data.synthesis.outcome import Fault, Quarantined
+from megatron_longrlvr.data.synthesis.outcome import Attempt, Fault, Quarantined
 from megatron_longrlvr.data.synthesis.progress import StageProgress
 from megatron_longrlvr.data.synthesis.prompts import Prompt
 from megatron_longrlvr.data.synthesis.stage import Unanswered, Unusable
@@ -91,19 +91,19 @@ class LanguageModel:
             Unanswered: No server replied.
             ConfigError: The server knows neither key nor model.
         """
-        for attempt in range(self._config.attempts):
-            completion = await self._reply(question, attempt)
+        attempts: list[Attempt] = []
+        for number in range(self._config.attempts):
             try:
+                completion = await self._reply(question, number)
                 if completion.is_cut:
-                    raise _Faulty(Fault.CUT, f"ended at max_tokens={self._config.max_tokens}")
+                    detail = f"ended at max_tokens={self._config.max_tokens}"
+                    raise _Faulty(Fault.CUT, detail, completion.text)
                 return _understand(completion.text, question.read)
             except _Faulty as faulty:
-                fault = faulty
-        raise Unusable(
-            Quarantined(
-                item=question.item, fault=fault.fault, detail=fault.detail, raw=completion.text
-            )
-        )
+                attempts.append(faulty.attempt)
+            if attempts[-1].fault is Fault.REFUSED:
+                break  # It would be refused again.
+        raise Unusable(Quarantined(item=question.item, attempts=tuple(attempts)))
 
     async def close(self) -> None:
         await self._client.close()
@@ -128,7 +128,7 @@ class LanguageModel:
         )
         answer = await self._client.ask(request)
         if answer.value is None:
-            raise self._failure(answer.failure, question)
+            raise self._failure(answer.failure)
         self._kept.store(key, json.dumps(asdict(answer.value)), item=question.item)
         self._count(answer.value)
         return answer.value
@@ -145,14 +145,12 @@ class LanguageModel:
             **self._config.extra,
         }
 
-    def _failure(self, failure: RequestFailure, question: Question[Any]) -> Exception:
+    def _failure(self, failure: RequestFailure) -> Exception:
         if failure.reason is not NoReply.REFUSED:
             return Unanswered(f"models.{self._name} {failure.reason.value}")
         if failure.is_of_request:
             detail = f"status {failure.status}: {failure.detail}"
-            return Unusable(
-                Quarantined(item=question.item, fault=Fault.REFUSED, detail=detail, raw="")
-            )
+            return _Faulty(Fault.REFUSED, detail, "")
         return ConfigError(
             f"models.{self._name}: the server refuses with status {failure.status}: "
             f"{failure.detail}"
@@ -169,22 +167,21 @@ class LanguageModel:
 
 
 class _Faulty(Exception):  # noqa: N818 - a value
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, fault: Fault, detail: str, raw: str) -> None:
         super().__init__(detail)
-        self.fault = fault
-        self.detail = detail
+        self.attempt = Attempt(fault=fault, detail=detail, raw=raw)
 
 
 def _understand(text: str, read: Callable[[Mapping[str, Any]], _Value]) -> _Value:
     content = read_object(text)
     if content is None:
-        raise _Faulty(Fault.WRONG_GRAMMAR, "not one JSON object")
+        raise _Faulty(Fault.WRONG_GRAMMAR, "not one JSON object", text)
     try:
         return read(content)
     except (KeyError, TypeError) as error:
-        raise _Faulty(Fault.WRONG_GRAMMAR, f"{type(error).__name__}: {error}") from None
+        raise _Faulty(Fault.WRONG_GRAMMAR, f"{type(error).__name__}: {error}", text) from None
     except WrongContent as error:
-        raise _Faulty(Fault.WRONG_CONTENT, str(error)) from None
+        raise _Faulty(Fault.WRONG_CONTENT, str(error), text) from None
 
 
 def text_of(content: Mapping[str, Any], name: str) -> str:

@@ -75,14 +75,27 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Quarantined:
-    """An item whose replies could not be used, with what the model wrote last."""
+class Attempt:
+    """One reply that could not be used."""
 
-    item: str
     fault: Fault
     detail: str
     raw: str
-    """Untrusted."""
+    """What the model wrote. Untrusted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """An item whose replies could not be used, with all of them."""
+
+    item: str
+    attempts: tuple[Attempt, ...]
+    """At least one, in the order they were asked for."""
+
+    @property
+    def fault(self) -> Fault:
+        """Of the last attempt."""
+        return self.attempts[-1].fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,20 +1,14 @@
 """The shipped recipe is valid and complete; what cannot work is named; what is ahead is counted."""
 
-import json
-
-import numpy as np
 import pytest
 import yaml
 
 from megatron_longrlvr.config.checks import check_synthesis_config
 from megatron_longrlvr.config.load import RECIPES, load_config, parse_config
-from megatron_longrlvr.config.synthesis import EmbeddingServerConfig, SynthesisConfig
-from megatron_longrlvr.data.synthesis.embedders.embedder import build_embedder
+from megatron_longrlvr.config.synthesis import SynthesisConfig
 from megatron_longrlvr.data.synthesis.estimate import estimate
 from megatron_longrlvr.data.synthesis.workspace import Shard, Workspace
-from megatron_longrlvr.errors import ConfigError, ServersUnavailable
-from tests.support.http_server import HttpReply, HttpServer
-from tests.support.judges import judge_settings
+from megatron_longrlvr.errors import ConfigError
 
 
 def changed(**changes):
@@ -86,34 +80,3 @@ def test_what_is_ahead_is_counted(tmp_path):
     }
     assert ahead.stages[0].reply_tokens == 48 * 32_768
     assert ahead.stages[0].cost == pytest.approx(48 * (16 * 512 + 500) / 1e6)
-
-
-class EmbeddingServer(HttpServer):
-    """Counts letters a and b; gives the vectors of a request in the wrong order."""
-
-    status = 200
-
-    async def answer(self, route, headers, payload):  # noqa: ARG002
-        assert route == "POST /v1/embeddings"
-        data = [
-            {"index": index, "embedding": [text.count("a"), text.count("b")]}
-            for index, text in enumerate(payload["input"])
-        ]
-        body = json.dumps({"data": data[::-1], "usage": {"total_tokens": 3}}).encode()
-        return HttpReply(status=self.status, body=body)
-
-
-def test_a_server_gives_each_chunk_its_own_vector():
-    with EmbeddingServer() as server:
-        patience = judge_settings(f"{server.address}/v1")
-        patience["retry"]["max_attempts"] = 2
-        settings = {name: patience[name] for name in ("endpoints", "retry", "breaker")}
-        config = EmbeddingServerConfig(kind="server", model="e", batch_size=2, **settings)
-        embedder = build_embedder(config)
-        vectors = embedder.embed(["aaa", "bb", "aaaabbb", "-", "a"])
-        expected = [[1, 0], [0, 1], [0.8, 0.6], [0, 0], [1, 0]]
-        np.testing.assert_allclose(vectors, expected, rtol=1e-6)
-        server.status = 500
-        with pytest.raises(ServersUnavailable, match="server_error"):
-            embedder.embed(["a"])
-        embedder.close()
