@@ -33,6 +33,11 @@ class RawBatch:
     rows: Any
     """Lines as bytes, or a ``pyarrow.RecordBatch``."""
 
+    @property
+    def holds_records(self) -> bool:
+        """Whether there is anything but blank lines."""
+        return not isinstance(self.rows, tuple) or any(line.strip() for line in self.rows)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawRow:

@@ -167,4 +167,5 @@ def test_server_gives_each_chunk_its_vector(spoil):
 def test_without_a_vector_for_each_chunk_the_stage_ends(spoil):
     with EmbeddingServer(spoil) as server, pytest.raises(ServersUnavailable, match="no embeddings"):
         embed(server)
-    assert len(server.requests) == 3 * 3  # attempts of each batch
+    # Three attempts of the first batch that failed; what was under way of others is given up.
+    assert 3 <= len(server.requests) <= 3 * 3

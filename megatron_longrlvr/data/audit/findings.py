@@ -45,7 +45,7 @@ CHECK_INFO = {
     Check.UNREADABLE_FILE: CheckInfo(
         severity=Severity.ERROR,
         title="Unreadable file",
-        meaning="The file cannot be read, at all or from some row on.",
+        meaning="The file cannot be read, at all or from some row on, or holds no record.",
     ),
     Check.MALFORMED_RECORD: CheckInfo(
         severity=Severity.ERROR,

@@ -92,10 +92,16 @@ class _Scan:
 
     def _iter_batches(self, paths: Iterable[Path]) -> Iterator[RawBatch]:
         for path in paths:
+            message, is_empty = None, True
             try:
-                yield from iter_batches(path)
+                for batch in iter_batches(path):
+                    is_empty = is_empty and not batch.holds_records
+                    yield batch
             except DataError as error:
                 message = str(error).removeprefix(f"{path}: ")
+            if message is None and is_empty:
+                message = "holds no record"
+            if message is not None:
                 self.findings.append(
                     Finding(check=Check.UNREADABLE_FILE, place=str(path), message=message)
                 )

@@ -203,7 +203,8 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         number *= LETTERS[match["letter"].strip()]
     elif match["times"] is not None:
         number *= MULTIPLIERS[match["times"].lower()]
-    dimension, factor = SYMBOLS.get(match["word"] or "") or UNITS.get(word, (None, Fraction(1)))
+    dimension, factor = UNITS.get(word, (None, Fraction(1)))
+    dimension, factor = SYMBOLS.get(match["word"] or "", (dimension, factor))
     if match["percent"] or word in {"percent", "pct"}:
         dimension, factor = "percent", Fraction(1, 100)
     elif word and match["compound"]:

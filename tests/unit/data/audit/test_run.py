@@ -3,6 +3,8 @@
 Each defect changes one thing in one record of clean files.
 """
 
+import gzip
+
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -225,6 +227,37 @@ def test_unreadable_file_is_a_finding_and_the_next_one_is_read(tmp_path, byte_to
     report = run_audit(request)
     assert [(f.check, f.place) for f in report.findings] == [(Check.UNREADABLE_FILE, str(broken))]
     assert report.measures.num_rows == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"], ids=["empty", "blank-lines"])
+def test_file_without_a_record_is_a_finding(tmp_path, byte_tokenizer, content):
+    empty = tmp_path / "a.jsonl"
+    empty.write_bytes(content)
+    (finding,) = audit(empty, byte_tokenizer).findings
+    assert (finding.check, finding.place) == (Check.UNREADABLE_FILE, str(empty))
+    assert finding.message == "holds no record"
+
+
+# What a person may hand over in place of a file of records, and the line that is named.
+BROKEN = {
+    "cut": (lambda line: line + line[:-9], 2),
+    "latin-1": (lambda line: line + line.replace(b"sold", b"s\xf6ld"), 2),
+    "utf-16": (lambda line: line.decode().encode("utf-16"), 1),
+    "zero-bytes": (lambda line: line + b"\0" * 64, 2),
+    "gzip": (gzip.compress, 1),
+    "nesting": (lambda line: line + b"[" * 100_000, 2),
+    "huge-number": (lambda line: line + b'{"id": ' + b"9" * 5000 + b"}", 2),
+    "half-a-character": (lambda line: line + line.replace(b"sold", b"\\ud800"), 2),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_line_is_a_finding_at_its_place(tmp_path, byte_tokenizer, name):
+    spoil, number = BROKEN[name]
+    path = write_lines(tmp_path / "a.jsonl", [text_record(0)])
+    path.write_bytes(spoil(path.read_bytes()))
+    found = {finding.place: finding.check for finding in audit(path, byte_tokenizer).findings}
+    assert found[f"{path}:{number}"] is Check.MALFORMED_RECORD
 
 
 def test_missing_file_and_tokenizer_are_refused_by_name(tmp_path, byte_tokenizer):
