@@ -24,16 +24,10 @@ _GROUP_MARK = re.compile(r"(?<=\d)(?:['\u2019_]|\\,|\{,\})(?=\d{3}(?!\d))")
 _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s++(?=\.?\d)", re.IGNORECASE)
 _LATEX_NEAR = re.compile(r"\\(?:approx|simeq|sim)\b")
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b)")
-_CURRENCIES = {
-    "\u20ac": "euros",
-    "\u00a3": "gbp",
-    "\u00a5": "yen",
-    "\u20b9": "rupees",
-    "$": "dollars",
-}
+_CURRENCIES = {"\u20ac": "euros", "\u00a3": "gbp", "\u00a5": "yen", "\u20b9": "rupees"}
 _POWERS = "|".join([*MULTIPLIERS, *LETTERS, "m"])
 _AMOUNT = rf"(-?[\d.,]++)((?:\s?+(?:{_POWERS})\b)?+)"
-_CURRENCY_FIRST = re.compile(rf"([{''.join(set(_CURRENCIES) - {'$'})}])\s*+{_AMOUNT}")
+_CURRENCY_FIRST = re.compile(rf"([{''.join(_CURRENCIES)}])\s*+{_AMOUNT}")
 # One dollar sign alone opens no formula.
 _DOLLARS = re.compile(rf"(\$)\s*+{_AMOUNT}")
 _DEGREES = re.compile(r"(?:\u00b0\s?+|\bdegrees?\s++)(c|f)(?:elsius|ahrenheit)?\b", re.IGNORECASE)
@@ -60,4 +54,4 @@ def _quotient(match: re.Match[str]) -> str:
 
 def _behind(match: re.Match[str]) -> str:
     power = " mn" if match[3].strip() == "m" else match[3]
-    return f"{match[2]}{power} {_CURRENCIES[match[1]]} "
+    return f"{match[2]}{power} {_CURRENCIES.get(match[1], 'dollars')} "

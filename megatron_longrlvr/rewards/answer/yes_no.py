@@ -33,8 +33,9 @@ _HEDGE = re.compile(
 )
 # "No doubt he did" says no such thing; behind a mark or before who did it, "no" is an answer.
 _COUNTING = re.compile(
-    r"^\W*+(?:(?:the\s++)?+answer\s*+:\W*+)?+no(?:\.\s*+\d|\s++(?!(?:it|its|he|she|they|we|i|you|this|that|these"
-    r"|those|there|the|a|an|because|since|as|not|if|when|in|on|at|by|for|according|based)\b)\w)",
+    r"^\W*+(?:(?:the\s++)?+answer\s*+:\W*+)?+no(?:\.\s*+\d"
+    r"|\s++(?!(?:it|its|he|she|they|we|i|you|this|that|these|those|there|the|a|an|because|since|as"
+    r"|not|if|when|in|on|at|by|for|according|based)\b)\w)",
     re.IGNORECASE,
 )
 # "It is not true" shows that the other words prove nothing behind the beginning.
@@ -50,7 +51,8 @@ _AS_ADJECTIVE = re.compile(
     re.IGNORECASE,
 )
 _TAKEN_BACK = re.compile(
-    r"\b(?:actually|wait|correction|rather|sorry|scratch\s++that)\b\W*+(?:\w++\W++){0,4}?(yes|no)\b",
+    r"\b(?:actually|wait|correction|rather|sorry|scratch\s++that)\b\W*+"
+    r"(?:\w++\W++){0,4}?(yes|no)\b",
     re.IGNORECASE,
 )
 
