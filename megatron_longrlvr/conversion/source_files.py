@@ -21,6 +21,8 @@ from megatron_longrlvr.errors import CheckpointError
 COPY_BYTES = 2**20
 # The system cuts a request to its read-ahead window, which is 128 KiB unless it was raised.
 _REQUEST_BYTES = 128 * 2**10
+# How far the disk reads ahead of what is copied: it goes on while a block is being written.
+_AHEAD_BYTES = 8 * 2**20
 
 PutValues = Callable[[int, int], None]
 """Given an open file and a byte of it, writes values there, all of them."""
@@ -33,6 +35,11 @@ class FileRange:
     path: Path
     start: int
     nbytes: int
+
+    def within(self, first: int, nbytes: int) -> FileRange:
+        """The bytes from one of this part on, at most so many, none beyond its end."""
+        nbytes = max(min(nbytes, self.nbytes - first), 0)
+        return FileRange(path=self.path, start=self.start + first, nbytes=nbytes)
 
 
 class SourceFiles:
@@ -73,9 +80,11 @@ class SourceFiles:
             OSError: The disk that is written to is full, among others.
         """
         done = 0
+        self.announce(part.within(0, _AHEAD_BYTES))
         while done < part.nbytes:
             wanted = memoryview(self._buffer)[: min(COPY_BYTES, part.nbytes - done)]
             count = self._read(part, done, wanted)
+            self.announce(part.within(done + _AHEAD_BYTES, count))
             write_all(target, wanted[:count], at + done)
             done += count
 

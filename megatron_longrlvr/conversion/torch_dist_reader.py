@@ -46,6 +46,8 @@ _CLASSES_OF_INDEX = {
 # Zip format: a local file header is 30 bytes, the lengths of name and extra field its last four.
 _LOCAL_HEADER_BYTES = 30
 _LENGTHS = struct.Struct("<HH")
+# What says where the values of an archive lie is within so many bytes of either end.
+_END_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +234,9 @@ class TorchDistReader:
         """Where the values of a chunk start within its file."""
         place = (chunk.path, chunk.start)
         if place not in self._first_bytes:
+            if after := self._following.get(place):
+                self._ahead.announce(after.within(0, _END_BYTES))
+                self._ahead.announce(after.within(max(after.nbytes - _END_BYTES, 0), _END_BYTES))
             try:
                 archive = _Archive(self._map(chunk.path), chunk.start, chunk.length)
                 self._first_bytes[place] = _first_byte_of_values(archive, chunk.sizes, dtype)
