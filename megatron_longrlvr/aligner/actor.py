@@ -158,20 +158,33 @@ class VersionedSchedule:
 
 
 class ContextRewardClient:
-    """Our scorer in the place of a remote reward model and critic; there is no critic."""
+    """Our scorer in the place of a remote reward model, our critic in that of a remote critic."""
 
     def __init__(self, actor: Actor) -> None:
         self._actor = actor
 
     def infer_rm_critic(self, rollout_batch: Mapping[str, Tensor]) -> PendingRewards:
-        """Promise the rewards of a batch; answers are being judged already."""
+        """Promise the rewards of a batch; answers are being judged already.
+
+        The critic is asked later, as ``get_inference_log_probs`` is: of whole groups.
+        """
         return PendingRewards(self._actor.work, rollout_batch["sample_ids"])
 
-    def train(self, ppo_rollout_data: Mapping[str, Tensor]) -> None:
-        """Nothing: there is no critic."""
+    def train(self, ppo_rollout_data: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        """Take the critic's updates of the step, where there is a critic.
+
+        Args:
+            ppo_rollout_data: Not read: batches, values and returns are the step's own.
+
+        Raises:
+            NonFiniteUpdate: Loss or gradients are not finite on some rank.
+        """
+        work = self._actor.work
+        with work.stopwatch.time("step"):
+            work.learn_values()
 
     def save(self) -> Done:
-        """Nothing to wait for."""
+        """Nothing to wait for: a checkpoint holds policy and critic."""
         return Done()
 
 
@@ -183,7 +196,7 @@ class PendingRewards(FutureResult):  # type: ignore[misc] # untyped library
         self._sample_ids = sample_ids
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Rewards [B] float64, 0 for samples whose reward is unknown; values [B], all 0.
+        """Rewards [B] float64, 0 for samples whose reward is unknown; values [B], all 0 as yet.
 
         Raises:
             JudgeUnavailable: Too many verdicts are missing.

@@ -1,54 +1,17 @@
-"""GRPO in NeMo-Aligner's PPO loop.
-
-``PPOTrainer.fit()`` keeps the order of things: refit, rollouts, rewards, the shuffle over
-data-parallel ranks, updates, validation, checkpoints, stopping. Three of its methods are replaced:
-``generate_ppo_data`` takes advantages within groups instead of from a critic, ``run_validation``
-asks our evaluator, and ``generate_rollouts`` and ``run_training`` are wrapped in a step's records.
-"""
+"""GRPO and its relatives in NeMo-Aligner's loop: advantages within groups, and no critic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from megatron_longrlvr.aligner.actor import Actor
-from megatron_longrlvr.aligner.library import PPOTrainer, parallel_state, rebalance_nd_tensor
-from megatron_longrlvr.aligner.records import CheckpointCallback
 from megatron_longrlvr.aligner.tensors import update_handles
-from megatron_longrlvr.errors import JudgeUnavailable
-from megatron_longrlvr.trainer.loop import TrainingRun, evaluate, is_eval_due
-
-# What the loop expects of a validation; the evaluator has written the numbers already.
-_NOTHING_TO_TELL = {"prompt": "", "response": "", "reward": 0.0}
+from megatron_longrlvr.aligner.trainer import AlignerTrainer
 
 
-class AlignerGRPOTrainer(PPOTrainer):  # type: ignore[misc] # untyped library
-    """NeMo-Aligner's trainer with group advantages, on our learner, engine and rewards."""
-
-    model: Actor
-    ckpt_callback: CheckpointCallback
-
-    def __init__(self, run: TrainingRun, **parts: object) -> None:
-        """Take the run whose held-out measurement it makes.
-
-        Args:
-            run: Of this rank.
-            parts: What ``PPOTrainer`` takes.
-        """
-        super().__init__(**parts)
-        self._run = run
-
-    def generate_rollouts(self) -> Any:  # noqa: ANN401 - as upstream
-        """Sample, score and prepare a step; the trainer counts steps from 0, records from 1."""
-        work = self.model.begin_step(self.step + 1)
-        try:
-            with work.stopwatch.time("step"):
-                return super().generate_rollouts()
-        except JudgeUnavailable:
-            self.ckpt_callback.save_before(work.step, prompt_cursor=work.prompt_cursor)
-            raise
+class AlignerGRPOTrainer(AlignerTrainer):
+    """NeMo-Aligner's trainer with group advantages."""
 
     def generate_ppo_data(
         self, rollout_batch: Mapping[str, Tensor]
@@ -56,26 +19,8 @@ class AlignerGRPOTrainer(PPOTrainer):  # type: ignore[misc] # untyped library
         """Advantages within groups, and a handle for each optimizer update.
 
         Args:
-            rollout_batch: ``sample_ids`` and ``rewards`` [B] of samples that were dealt to this
-                rank without regard to their groups.
+            rollout_batch: See :meth:`prepare`.
         """
-        # All data-parallel ranks are here; a group's samples may be on any of them.
-        group = parallel_state.get_data_parallel_group()
-        sample_ids = rebalance_nd_tensor(rollout_batch["sample_ids"], group).tolist()
-        rewards = rebalance_nd_tensor(rollout_batch["rewards"], group).tolist()
-        prepared = self.model.work.prepare(dict(zip(sample_ids, rewards, strict=True)))
-        device = rollout_batch["rewards"].device
-        return update_handles(len(prepared.batches), device=device), {}
-
-    def run_training(self, dataloader_iter: Iterable[Mapping[str, Tensor]]) -> Any:  # noqa: ANN401
-        """Take the step's updates."""
-        with self.model.work.stopwatch.time("step"):
-            return super().run_training(dataloader_iter)
-
-    def run_validation(self) -> dict[str, Any]:
-        """Measure the policy where the recipe's schedule says so; the trainer asks every step."""
-        if is_eval_due(self._run, self.step):
-            self.model.prepare_for_inference()
-            evaluate(self._run, step=self.step)
-            self.model.finish_inference()
-        return {"table": dict(_NOTHING_TO_TELL)}
+        prepared = self.prepare(rollout_batch)
+        handles = update_handles(len(prepared.batches), device=rollout_batch["rewards"].device)
+        return handles, {}

@@ -22,7 +22,9 @@ from megatron_longrlvr.aligner.places import (
     PlaceSampler,
     collate_places,
 )
+from megatron_longrlvr.aligner.ppo import AlignerPPOTrainer
 from megatron_longrlvr.aligner.records import CheckpointCallback, RunClock, RunLogger
+from megatron_longrlvr.aligner.trainer import AlignerTrainer
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.loop import TrainingRun, evaluate, say_stopped
 
@@ -64,7 +66,7 @@ def _cheap_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def build_trainer(run: TrainingRun, clock: RunClock) -> AlignerGRPOTrainer:
+def build_trainer(run: TrainingRun, clock: RunClock) -> AlignerTrainer:
     """NeMo-Aligner's trainer around the parts of a run, gone on to its first step."""
     parts = run.parts
     actor = Actor(parts, run.tokenizer)
@@ -80,7 +82,8 @@ def build_trainer(run: TrainingRun, clock: RunClock) -> AlignerGRPOTrainer:
         )
         return PlaceLoader(batch_sampler=sampler)
 
-    trainer = AlignerGRPOTrainer(
+    algorithm = AlignerGRPOTrainer if parts.critic is None else AlignerPPOTrainer
+    trainer = algorithm(
         run,
         cfg=trainer_config(run),
         model=actor,
@@ -120,6 +123,8 @@ def trainer_config(run: TrainingRun) -> DictConfig:
             "model_gbs": run.parts.peers.size,
             "rollout_batch_seq_length": None,
             "gradient_clip_val": run.parts.learner.settings.optimizer.clip_grad,
+            # The recipe's warm-up counts its steps: see AlignerPPOTrainer.
+            "critic_warmup_steps": 0,
             # The learner adds the reference's log-probabilities and charges the divergence.
             "initial_policy_kl_penalty": 0.0,
         }

@@ -6,12 +6,19 @@ records that belong to it, with text and evidence, stay on the rank that sampled
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from megatron_longrlvr.model.learner import Gradients
-from megatron_longrlvr.stages import RolloutBatch, ScoredBatch, UpdateStats
-from megatron_longrlvr.trainer.step import Prepared, StepOutcome, StepParts, prepare
+from megatron_longrlvr.stages import RolloutBatch, ScoredBatch, TrainBatch, UpdateStats
+from megatron_longrlvr.trainer.step import (
+    Prepared,
+    StepOutcome,
+    StepParts,
+    learn_values,
+    policy_batches,
+    prepare,
+)
 from megatron_longrlvr.trainer.stopwatch import Stopwatch
 
 
@@ -31,6 +38,7 @@ class StepWork:
         self._prepared: Prepared | None = None
         self._gradients: Gradients | None = None
         self._updates: list[UpdateStats] = []
+        self._critic: Sequence[UpdateStats] = ()
 
     def sample(self) -> RolloutBatch:
         """This rank's samples, from the engine."""
@@ -53,7 +61,7 @@ class StepWork:
         return self._scored
 
     def prepare(self, reward_by_id: Mapping[int, float]) -> Prepared:
-        """Advantages within whole groups, packed batches, log-probabilities.
+        """Packed batches of whole groups, with log-probabilities and advantages.
 
         Args:
             reward_by_id: Of the samples of all ranks, as they came back from NeMo-Aligner, which
@@ -73,6 +81,20 @@ class StepWork:
         collected = self._parts.collector.complete(batch, self.stopwatch)
         self._prepared = prepare(self._parts, collected, self.stopwatch)
         return self._prepared
+
+    def policy_batches(self) -> Sequence[TrainBatch]:
+        """What the policy learns from; nothing while a critic learns alone."""
+        assert self._prepared is not None, "batches come before updates"
+        return policy_batches(self._parts, self._prepared, step=self.step)
+
+    def learn_values(self) -> None:
+        """Take the critic's updates, where there is one.
+
+        Raises:
+            NonFiniteUpdate: Loss or gradients are not finite on some rank.
+        """
+        assert self._prepared is not None, "batches come before updates"
+        self._critic = learn_values(self._parts, self._prepared, self.stopwatch)
 
     def accumulate(self, update: int) -> float:
         """Gradients of one of the step's updates; returns its loss.
@@ -108,4 +130,5 @@ class StepWork:
             updates=self._updates,
             refit=refit,
             stopwatch=self.stopwatch,
+            critic=self._critic,
         )

@@ -105,9 +105,10 @@ def run_step(parts: StepParts, *, step: int) -> StepOutcome:
         prepared = prepare(parts, collected, stopwatch)
         critic = learn_values(parts, prepared, stopwatch)
         with stopwatch.time("update"):
-            is_alone = parts.critic is not None and parts.critic.learns_alone(step)
-            learning = [] if is_alone else prepared.batches
-            updates = [parts.learner.update(batch, parts.algorithm) for batch in learning]
+            updates = [
+                parts.learner.update(batch, parts.algorithm)
+                for batch in policy_batches(parts, prepared, step=step)
+            ]
         refit: Mapping[str, float] = {}
         if updates:
             with stopwatch.time("publish"):
@@ -182,4 +183,12 @@ def learn_values(
     if parts.critic is None or prepared.valuation is None:
         return []
     with stopwatch.time("critic"):
-        return [parts.critic.update(batch) for batch in prepared.valuation.values]
+        updates = [parts.critic.update(batch) for batch in prepared.valuation.values]
+        parts.critic.leave()
+    return updates
+
+
+def policy_batches(parts: StepParts, prepared: Prepared, *, step: int) -> Sequence[TrainBatch]:
+    """What the policy learns from; nothing while the critic learns alone."""
+    is_alone = parts.critic is not None and parts.critic.learns_alone(step)
+    return [] if is_alone else prepared.batches

@@ -2,8 +2,9 @@
 
 Promise: from the same start and the same scripted samples both loops take the same advantages,
 losses, gradient norms and weights, in every layout, to the last bit: they ask the same parts for
-the same things in the same order. A run may change its loop at a checkpoint. Stops, outages and
-steps that teach nothing end alike.
+the same things in the same order. So it is with group advantages, and with a critic, whose
+advantages and returns are those that NeMo-Aligner itself makes of the critic's values. A run may
+change its loop at a checkpoint. Stops, outages and steps that teach nothing end alike.
 
 Not covered: NeMo itself, which is not installed here; names stand in for it.
 """
@@ -12,8 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
+from megatron_longrlvr.algorithms.mismatch import samples_of
 from megatron_longrlvr.aligner import loop as aligner_loop
+from megatron_longrlvr.aligner.library import PPOTrainer
+from megatron_longrlvr.aligner.records import RunClock
+from megatron_longrlvr.config.load import load_config
+from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.data.response_format import render_response
 from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.observability.metric_log import read_metric_log
@@ -27,7 +35,7 @@ from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.session import run_training, share_run_dir
 from tests.support.judge_server import JudgeServer, Reply, verdict
 from tests.support.judges import judge_settings
-from tests.support.learners import gather_weights
+from tests.support.learners import gather_critic_weights, gather_weights
 from tests.support.runs import toy_config
 
 LOOPS = {"native": native_loop.train, "nemo_aligner": aligner_loop.train}
@@ -38,6 +46,23 @@ LAYOUTS = [
     pytest.param(2, {}, id="dp2"),
     pytest.param(2, {"tp": 2}, id="tp2"),
     pytest.param(2, {"pp": 2}, id="pp2"),
+]
+# Returns of order 1 at most in float32, summed up over padded rows.
+RETURN_ATOL = 1e-5
+# It adds 1e-8 to the variance of advantages, which is 2e-4 here: 3e-5 of their scale.
+ADVANTAGE_RTOL = 1e-4
+
+
+def ppo(**critic):
+    """The recipe's algorithm and critic, for steps of four groups."""
+    recipe = load_config("tiny_ppo_cpu", [], TrainConfig).model_dump(mode="json")
+    algorithm = {**recipe["algorithm"], "micro_batch_tokens": 300, "updates_per_step": 2}
+    return {"algorithm": algorithm, "critic": {**recipe["critic"], **critic}}
+
+
+ALGORITHMS = [
+    pytest.param({"algorithm__updates_per_step": 2}, id="grpo"),
+    pytest.param(ppo(warmup_steps=1), id="ppo"),
 ]
 
 
@@ -113,30 +138,105 @@ def scripted_run(rank, world_size, config):  # noqa: ARG001
     assert LOOPS[config.trainer.loop](replace(whole, parts=parts), StopRequest())
     whole.journal.close()
     whole.close()
-    weights = {name: one.tolist() for name, one in gather_weights(parts.learner).items()}
-    return watched.seen, weights
+    weights = [gather_weights(parts.learner)]
+    if parts.critic is not None:
+        weights.append(gather_critic_weights(parts.critic))
+    return watched.seen, [{name: one.tolist() for name, one in each.items()} for each in weights]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("world_size", "layout"), LAYOUTS)
-def test_both_loops_learn_the_same(request, tmp_path, world_size, layout):
+def test_both_loops_learn_the_same(request, tmp_path, world_size, layout, algorithm):
     pool = request.getfixturevalue(f"pool{world_size}")
     changes = {f"layout__{axis}": degree for axis, degree in layout.items()}
     configs = both(
         tmp_path,
         trainer__steps=3,
         trainer__eval_every=0,
-        algorithm__updates_per_step=2,
+        trainer__save_every=0,
+        **algorithm,
         **changes,
     )
     results = {loop: pool.run(scripted_run, config) for loop, config in configs.items()}
     ours, theirs = metrics(tmp_path / "native"), metrics(tmp_path / "nemo_aligner")
     assert theirs == ours
+    has_critic = "critic" in algorithm
     for step in (1, 2, 3):
-        assert ours["train", step]["update/grad_norm"] > 0
+        # The critic learns alone in the first step.
+        assert ours["train", step]["update/skipped"] == float(has_critic and step == 1)
+        learning = "critic" if has_critic else "update"
+        assert ours["train", step][f"{learning}/loss"] != 0
+        assert ours["train", step][f"{learning}/grad_norm"] > 0
     for own, aligned in zip(results["native"], results["nemo_aligner"], strict=True):
         assert aligned[0] == own[0], "samples and advantages"
         assert len({value for _, advantages in own[0] for value in advantages}) > 4
+        assert len(own[1]) == 1 + has_critic
         assert aligned[1] == own[1], "weights"
+
+
+def two_estimates(rank, world_size, config):  # noqa: ARG001
+    """Advantages and returns of a step's samples: those learned from, and NeMo-Aligner's."""
+    groups = start_process_groups(
+        ParallelLayout.from_config(config.layout, world_size), seed=config.run.seed
+    )
+    whole = assemble(config, groups, share_run_dir(config, Path(config.run.dir), groups))
+    trainer = aligner_loop.build_trainer(whole, RunClock(whole, StopRequest()))
+    ppo_data, _, _ = trainer.generate_rollouts()
+    trainer.rm_critic.train(ppo_data)  # the head starts at 0
+    trainer.generate_rollouts()
+    valuation = trainer.model.take_outcome().prepared.valuation
+    own, batch = estimates(valuation)
+    trainer.cfg.discount_factor = config.critic.gamma
+    trainer.cfg.gae_lambda = config.critic.lam
+    trainer.cfg.normalize_advantages = config.algorithm.whiten_advantages
+    theirs, _ = PPOTrainer.generate_ppo_data(trainer, batch)
+    whole.journal.close()
+    whole.close()
+    mask = theirs["mask"].bool()
+    return own, [theirs[name][mask].tolist() for name in ("advantages", "returns")]
+
+
+def estimates(valuation):
+    """What was learned from, one after the other, and the same samples as NeMo-Aligner's batch.
+
+    Only the last token of a prompt is in it.
+    """
+    advantages, returns, values, rewards = [], [], [], []
+    for batch, valued in zip(valuation.batches, valuation.values, strict=True):
+        rows = zip(batch.packed.micro_batches, valued.values, valued.returns, strict=True)
+        for row, value, earned in rows:
+            for places, _ in samples_of(row):
+                advantages.extend(row.advantages[places].tolist())
+                returns.extend(earned[places].tolist())
+                values.append(value[places])
+                rewards.append(row.rewards[places].sum())
+    lengths = torch.tensor([len(one) for one in values])
+    padded = pad_sequence(values, batch_first=True)
+    theirs = {
+        "prompt_lengths": torch.ones_like(lengths),
+        "response_lengths": 1 + lengths,
+        "response_tokens": torch.zeros(len(values), 1 + padded.shape[1], dtype=torch.int64),
+        "values": padded,
+        "rewards": torch.stack(rewards),
+        "logprobs": torch.zeros_like(padded),
+        "is_end": torch.ones_like(lengths, dtype=torch.bool),
+    }
+    return [advantages, returns], theirs
+
+
+def test_nemo_aligner_makes_the_same_of_the_critics_values(pool2, tmp_path):
+    config = toy_config(
+        tmp_path, trainer__loop="nemo_aligner", **ppo(gamma=0.97, lam=0.9, warmup_steps=0)
+    )
+    ranks = pool2.run(two_estimates, config)
+    count = sum(len(advantages) for (advantages, _), _ in ranks)
+    # It divides the squares by the number of all tokens, we by one less.
+    scale = ((count - 1) / count) ** 0.5
+    for (advantages, returns), (their_advantages, their_returns) in ranks:
+        assert len(set(advantages)) > 20
+        expected = [scale * advantage for advantage in their_advantages]
+        assert advantages == pytest.approx(expected, rel=ADVANTAGE_RTOL)
+        assert returns == pytest.approx(their_returns, abs=RETURN_ATOL)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +268,7 @@ def test_a_recipe_makes_the_same_run_in_either_loop(pool1, tmp_path, changes):
 
 def test_a_run_goes_on_with_the_other_loop(pool2, tmp_path):
     # Evaluation and checkpoints whose periods do not divide each other, which PPOTrainer refuses.
-    periods = {"trainer__eval_every": 2, "trainer__save_every": 3}
+    periods = {"trainer__eval_every": 2, "trainer__save_every": 3, **ppo(warmup_steps=1)}
     straight = toy_config(tmp_path / "straight", trainer__steps=4, **periods)
     assert pool2.run(run, straight) == [0, 0]
     for first, second in (("native", "nemo_aligner"), ("nemo_aligner", "native")):
