@@ -189,11 +189,18 @@ def _check_critic(config: TrainConfig) -> None:
             f"trainer.steps={config.trainer.steps}"
         )
     _check_optimizer(critic.optimizer, "critic.optimizer")
-    trainer = config.trainer
-    if trainer.loop != "native":
+    if critic.offload and critic.optimizer.host_frac > 0:
         raise ConfigError(
-            f"trainer.loop={trainer.loop} has no place for a critic; set trainer.loop=native"
+            "critic.offload=true moves the whole optimizer to the host and back, and "
+            f"critic.optimizer.host_frac={critic.optimizer.host_frac} keeps a share of it there; "
+            "use one of them"
         )
+    if critic.offload and config.model.fp8 is not None:
+        raise ConfigError(
+            "critic.offload=true moves weights as their type has them, which "
+            f"model.fp8.kind={config.model.fp8.kind} does not leave in one place; use one of them"
+        )
+    trainer = config.trainer
     if trainer.gradient_parts_every > 0:
         raise ConfigError(
             f"trainer.gradient_parts_every={trainer.gradient_parts_every} divides the advantages "

@@ -27,6 +27,10 @@ class CriticConfig(Section):
     recompute: Literal["none", "selective", "full"] | None = None
     """Activations recomputed in backward; null for ``model.recompute``."""
 
+    offload: bool = False
+    """Keep weights and optimizer state in host memory but for the time in which the critic is used,
+    once a step. On the CPU, where that is all the memory there is, nothing is moved."""
+
     optimizer: OptimizerConfig
     gamma: float = Field(default=1.0, ge=0, le=1)
     """Discount of a reward that comes a token later."""

@@ -9,7 +9,8 @@ Shapes: T tokens of a micro-batch, N response tokens predicted on this rank, H h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -25,6 +26,7 @@ from megatron_longrlvr.config.policy import ModelConfig
 from megatron_longrlvr.model.build import build_chunks_of
 from megatron_longrlvr.model.critic_model import CriticModel
 from megatron_longrlvr.model.hf_weights import load_hf_critic
+from megatron_longrlvr.model.host_memory import HostMemory
 from megatron_longrlvr.model.local_batch import LocalBatch
 from megatron_longrlvr.model.network import Network
 from megatron_longrlvr.model.policy_model import PolicyModel
@@ -43,16 +45,46 @@ class Critic(Trainee):
 
     role = "critic"
 
-    def __init__(self, network: Network, config: CriticConfig, *, num_optimizer_steps: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        config: CriticConfig,
+        *,
+        num_optimizer_steps: int,
+        is_offloaded: bool = False,
+    ) -> None:
         """Give a critic's network an optimizer.
 
         Args:
             network: Of :class:`CriticModel` chunks; see :func:`load_critic`.
             config: The recipe's section.
             num_optimizer_steps: Length of the run, for the decay of the learning rate.
+            is_offloaded: Whether it lies in host memory between :meth:`leave` and :meth:`arrive`.
         """
         super().__init__(network, config.optimizer, num_optimizer_steps=num_optimizer_steps)
         self.config = config
+        self._host = HostMemory(self) if is_offloaded else None
+
+    def leave(self) -> None:
+        """Give its memory on the device to others; does nothing where it is not offloaded."""
+        if self._host is not None:
+            self._host.take()
+
+    def arrive(self) -> None:
+        """Come back to the device; does nothing where it is there."""
+        if self._host is not None:
+            self._host.give()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Be on the device meanwhile, and afterwards where it was."""
+        was_away = self._host is not None and self._host.holds
+        self.arrive()
+        try:
+            yield
+        finally:
+            if was_away:
+                self.leave()
 
     def learns_alone(self, step: int) -> bool:
         """Whether the policy does not learn in a training step, counted from 1."""

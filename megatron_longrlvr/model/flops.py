@@ -11,7 +11,7 @@ This module imports without torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron_longrlvr.model.spec import ModelSpec
 
@@ -80,6 +80,11 @@ def forward_flops(spec: ModelSpec, work: Work) -> float:
     return float(
         per_token * work.tokens + per_pair * work.pairs + per_prediction * work.predictions
     )
+
+
+def with_value_head(spec: ModelSpec) -> ModelSpec:
+    """A critic's model for counting: one number is read from a hidden state, not a vocabulary."""
+    return replace(spec, vocab_size=1)
 
 
 def causal_pairs(length: int, *, before: int = 0) -> int:

@@ -208,9 +208,13 @@ PACKING_LOAD_IMBALANCE = "packing/load_imbalance"
 FLOPS_GENERATE_TFLOP = "flops/generate_tflop"
 FLOPS_LOGPROBS_TFLOP = "flops/logprobs_tflop"
 FLOPS_UPDATE_TFLOP = "flops/update_tflop"
+FLOPS_CRITIC_TFLOP = "flops/critic_tflop"
+"""Values and the critic's updates; only with a critic."""
+
 MFU_GENERATE_FRAC = "mfu/generate_frac"
 MFU_LOGPROBS_FRAC = "mfu/logprobs_frac"
 MFU_UPDATE_FRAC = "mfu/update_frac"
+MFU_CRITIC_FRAC = "mfu/critic_frac"
 
 # Where the time of a step went.
 TIMING_GENERATE_S = "timing/generate_s"

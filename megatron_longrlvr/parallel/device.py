@@ -68,6 +68,12 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def give_back_memory() -> None:
+    """Return device memory that torch keeps for later, so that others on the GPU can have it."""
+    if has_cuda():
+        torch.cuda.empty_cache()
+
+
 # Dense bf16 tensor-core peaks in 1e12 FLOP/s, from NVIDIA's data sheets of the SXM modules.
 _PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "GB200": 2500.0}
 

@@ -17,6 +17,9 @@ from megatron_longrlvr.planner.workload import Recompute
 
 _FP32 = 4
 _INT64 = 8
+# Six numbers of a token: its distance from the return, free and bounded, the clamped move, the two
+# losses that the larger is taken of, and the token's weight.
+_VALUE_LOSS_BYTES = 6 * _FP32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,16 +74,20 @@ def behind_attention_bytes(shape: LayerShape, *, has_experts: bool) -> float:
     return _norm_bytes(shape) + mlp
 
 
-def head_bytes(shape: LayerShape, predictions: int) -> float:
+def head_bytes(shape: LayerShape, predictions: int, *, has_value_head: bool = False) -> float:
     """What the last stage keeps beyond its layers: final norm, and hidden states that predict.
 
     Args:
         shape: Of the stage's layers.
         predictions: Response tokens that this context-parallel rank predicts.
+        has_value_head: Whether a critic's head reads them.
     """
     hidden = shape.spec.hidden_size * shape.element_bytes
     # Norm up to its weight; the product goes on as a gathered tensor that nothing saves.
     norm = _norm_bytes(shape) - layer_input_bytes(shape)
+    if has_value_head:
+        # Index int64, hidden states in fp32, and the loss of the values they became.
+        return norm + predictions * (_INT64 + _FP32 * shape.spec.hidden_size + _VALUE_LOSS_BYTES)
     # Index and target int64, log-normaliser and entropy fp32.
     return norm + predictions * (hidden + 2 * _INT64 + 2 * _FP32)
 

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.errors import ConfigError
-from megatron_longrlvr.model.spec import ModelSpec, read_model_spec, spec_from_hf_config
+from megatron_longrlvr.model.spec import (
+    ModelSpec,
+    read_critic_spec,
+    read_model_spec,
+    spec_from_hf_config,
+)
 
 _SHIPPED = Path(__file__).parent / "architectures"
 
@@ -38,20 +43,42 @@ def find_architecture(path: str) -> FoundModel:
     Raises:
         ConfigError: Neither the folder nor such a model exists, or it is not supported.
     """
-    for folder in (Path(path), RECIPES / path):
-        if (folder / "config.json").is_file():
-            return FoundModel(
-                spec=read_model_spec(folder), origin=str(folder / "config.json"), folder=folder
-            )
-    shipped = _SHIPPED / f"{Path(path).name}.json"
-    if not shipped.is_file():
-        known = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.json")))
-        raise ConfigError(
-            f"model.path={path!r} holds no config.json, and its last part is none of the models "
-            f"whose architecture is known: {known}"
+    folder = _folder(path)
+    if folder is not None:
+        return FoundModel(
+            spec=read_model_spec(folder), origin=str(folder / "config.json"), folder=folder
         )
+    shipped = _shipped(path, key="model.path")
     return FoundModel(
         spec=spec_from_hf_config(shipped),
         origin=f"published architecture of {shipped.stem} ({path} is not there)",
         folder=None,
     )
+
+
+def find_critic_architecture(path: str) -> ModelSpec:
+    """Read the architecture that ``critic.path`` names: of a language model or a reward model.
+
+    Raises:
+        ConfigError: As :func:`find_architecture`.
+    """
+    folder = _folder(path)
+    if folder is not None:
+        return read_critic_spec(folder)
+    return spec_from_hf_config(_shipped(path, key="critic.path"))
+
+
+def _folder(path: str) -> Path | None:
+    folders = (Path(path), RECIPES / path)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _shipped(path: str, *, key: str) -> Path:
+    shipped = _SHIPPED / f"{Path(path).name}.json"
+    if not shipped.is_file():
+        known = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.json")))
+        raise ConfigError(
+            f"{key}={path!r} holds no config.json, and its last part is none of the models "
+            f"whose architecture is known: {known}"
+        )
+    return shipped

@@ -7,7 +7,7 @@ work space, the engine's own and what CUDA and NCCL take are estimates, and say 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron_longrlvr.parallel.layout import padded_lengths
 from megatron_longrlvr.planner import activations, parameters
@@ -48,6 +48,8 @@ class StageMemory:
 
     training: tuple[MemoryTerm, ...]
     sampling: tuple[MemoryTerm, ...]
+    critic: tuple[MemoryTerm, ...] = ()
+    """While the critic learns; empty without one."""
 
     @property
     def training_gib(self) -> float:
@@ -58,8 +60,13 @@ class StageMemory:
         return _total((*self.resident, *self.sampling))
 
     @property
+    def critic_gib(self) -> float:
+        """0 without a critic."""
+        return _total((*self.resident, *self.critic)) if self.critic else 0.0
+
+    @property
     def peak_gib(self) -> float:
-        return max(self.training_gib, self.sampling_gib)
+        return max(self.training_gib, self.sampling_gib, self.critic_gib)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,20 +81,34 @@ class Engine:
 
 def plan_memory(workload: Workload, device: Accelerator) -> tuple[StageMemory, ...]:
     """Memory of a rank of each stage."""
-    holdings = parameters.stage_holdings(
-        workload.spec, workload.layout, is_sharded=workload.is_optimizer_sharded
-    )
     rows = update_rows(workload, workload.longest)
     engine = engine_memory(workload, device)
-    return tuple(
-        StageMemory(
-            stage=stage,
-            resident=_resident(workload, holding),
-            training=(*_activations(workload, rows, stage), *_asleep(workload, engine)),
-            sampling=_sampling(workload, engine),
+    asleep = _asleep(workload, engine)
+    context = MemoryTerm(name="CUDA and NCCL", gib=_CONTEXT_GIB, formula="assumed")
+    stages = []
+    for stage in range(workload.layout.pp):
+        own, learning, is_kept = _critic(workload, rows, stage)
+        stages.append(
+            StageMemory(
+                stage=stage,
+                resident=(*_trainee(workload, stage), *(own if is_kept else ()), context),
+                training=(*_activations(workload, rows, stage), *asleep),
+                sampling=_sampling(workload, engine),
+                critic=(*(() if is_kept else own), *learning, *asleep) if own else (),
+            )
         )
-        for stage, holding in enumerate(holdings)
-    )
+    return tuple(stages)
+
+
+def _critic(
+    workload: Workload, rows: list[Row], stage: int
+) -> tuple[tuple[MemoryTerm, ...], tuple[MemoryTerm, ...], bool]:
+    """What a critic holds, what it takes to learn, and whether it holds the first all the time."""
+    if workload.critic is None:
+        return (), (), True
+    critic = workload.of_critic()
+    own = [replace(term, name=f"critic {term.name}") for term in _trainee(critic, stage)]
+    return tuple(own), _activations(critic, rows, stage), not workload.critic.is_offloaded
 
 
 def engine_memory(workload: Workload, device: Accelerator) -> Engine:
@@ -139,7 +160,8 @@ def kept_activation_bytes(workload: Workload, rows: list[Row], stage: int) -> fl
         total += in_flight / layout.vpp * activations.input_bytes(shape)
     head = 0.0
     if stage == layout.pp - 1:
-        head = activations.head_bytes(shape, -(-rows[0].responses // layout.cp))
+        predictions = -(-rows[0].responses // layout.cp)
+        head = activations.head_bytes(shape, predictions, has_value_head=workload.has_value_head)
         total += in_flight // layout.vpp * head
     return total + _recomputed_bytes(workload, shape, has_experts=layers[-1], released=head)
 
@@ -168,9 +190,13 @@ def _recomputed_bytes(
     return max(again + rotation - released, 0.0)
 
 
-def _resident(workload: Workload, holding: parameters.Holding) -> tuple[MemoryTerm, ...]:
+def _trainee(workload: Workload, stage: int) -> tuple[MemoryTerm, ...]:
+    """Weights, gradients and optimizer, and the reference's weights where there is one."""
     layout, element = workload.layout, workload.element_bytes
     sharded = workload.is_optimizer_sharded
+    holding = parameters.stage_holdings(
+        workload.spec, layout, is_sharded=sharded, has_value_head=workload.has_value_head
+    )[stage]
     ranks = f"{layout.dp * layout.cp} ranks" if sharded else "not sharded"
     state = parameters.optimizer_bytes(holding, layout, element_bytes=element, is_sharded=sharded)
     on_host = f", {workload.host_frac:.0%} of it on the host" if workload.host_frac else ""
@@ -199,13 +225,11 @@ def _resident(workload: Workload, holding: parameters.Holding) -> tuple[MemoryTe
                 f"{element} B x {holding.parameters:,} parameters (algorithm.kl)",
             )
         )
-    terms.append(MemoryTerm(name="CUDA and NCCL", gib=_CONTEXT_GIB, formula="assumed"))
     return tuple(terms)
 
 
 def _activations(workload: Workload, rows: list[Row], stage: int) -> tuple[MemoryTerm, ...]:
-    layout, spec, element = workload.layout, workload.spec, workload.element_bytes
-    shape = _shape(workload, rows[0])
+    layout, shape = workload.layout, _shape(workload, rows[0])
     in_flight = _in_flight(workload, len(rows), stage)
     kept = kept_activation_bytes(workload, rows, stage)
     terms = [
@@ -231,19 +255,25 @@ def _activations(workload: Workload, rows: list[Row], stage: int) -> tuple[Memor
             )
         )
     if stage == layout.pp - 1:
-        vocab = spec.padded_vocab_size(layout.tp) // layout.tp
-        chunk = min(workload.logprob_chunk_tokens, rows[0].responses)
-        logits = chunk * vocab * (element + 8) + vocab * spec.hidden_size * 4
-        gathered = 2 * shape.tokens * spec.hidden_size * element
-        terms.append(
-            _term(
-                "logits",
-                logits + gathered,
-                f"{chunk:,} tokens x {vocab:,} of the vocabulary, its weight's gradient, and the "
-                "hidden states gathered",
-            )
-        )
+        terms.append(_head(workload, rows[0], shape))
     return tuple(terms)
+
+
+def _head(workload: Workload, row: Row, shape: LayerShape) -> MemoryTerm:
+    """What stands on top of the last stage's layers while it is computed."""
+    spec, element, tp = workload.spec, workload.element_bytes, workload.layout.tp
+    gathered = 2 * shape.tokens * spec.hidden_size * element
+    if workload.has_value_head:
+        return _term("value head", gathered, "the hidden states gathered")
+    vocab = spec.padded_vocab_size(tp) // tp
+    chunk = min(workload.logprob_chunk_tokens, row.responses)
+    logits = chunk * vocab * (element + 8) + vocab * spec.hidden_size * 4
+    return _term(
+        "logits",
+        logits + gathered,
+        f"{chunk:,} tokens x {vocab:,} of the vocabulary, its weight's gradient, and the "
+        "hidden states gathered",
+    )
 
 
 def _work_bytes(workload: Workload, shape: LayerShape) -> float:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from megatron_longrlvr.model.spec import ModelSpec
-from megatron_longrlvr.model.weight_map import Rule, rules_for_model, shard_shape, tied_output_rule
+from megatron_longrlvr.model.weight_map import (
+    Rule,
+    rules_for_body,
+    rules_for_model,
+    shard_shape,
+    tied_output_rule,
+    value_head_rule,
+)
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.refit.sources import chunk_of
 
@@ -49,7 +56,7 @@ class Holding:
 
 @lru_cache(maxsize=4096)  # a search asks for every layout many times
 def stage_holdings(
-    spec: ModelSpec, layout: ParallelLayout, *, is_sharded: bool
+    spec: ModelSpec, layout: ParallelLayout, *, is_sharded: bool, has_value_head: bool = False
 ) -> tuple[Holding, ...]:
     """What a rank of each pipeline stage holds.
 
@@ -57,9 +64,10 @@ def stage_holdings(
         spec: The model.
         layout: How it is cut.
         is_sharded: Whether the optimizer is the distributed one, whose buffers are padded.
+        has_value_head: Whether it is a critic's, whose embedding is tied to nothing.
     """
     by_chunk: dict[tuple[int, int], list[tuple[Rule, int]]] = {}
-    for rule in _held_rules(spec, layout):
+    for rule in _held_rules(spec, layout, has_value_head=has_value_head):
         size = math.prod(shard_shape(rule, spec, tp_size=layout.tp))
         by_chunk.setdefault(chunk_of(rule, spec, layout), []).append((rule, size))
     holdings = []
@@ -94,18 +102,21 @@ def weight_bytes(holding: Holding, *, element_bytes: int, is_sharded: bool) -> i
 
 
 @lru_cache
-def model_parameters(spec: ModelSpec) -> int:
+def model_parameters(spec: ModelSpec, *, has_value_head: bool = False) -> int:
     """Parameters of the whole model, a tied embedding once."""
-    return sum(math.prod(shape) for rule in rules_for_model(spec) for shape in rule.hf_shapes)
+    rules = _all_rules(spec, has_value_head=has_value_head)
+    return sum(math.prod(shape) for rule in rules for shape in rule.hf_shapes)
 
 
 @lru_cache(maxsize=8)
-def _all_rules(spec: ModelSpec) -> tuple[Rule, ...]:
+def _all_rules(spec: ModelSpec, *, has_value_head: bool) -> tuple[Rule, ...]:
+    if has_value_head:
+        return (*rules_for_body(spec), value_head_rule(spec))
     return rules_for_model(spec)
 
 
-def _held_rules(spec: ModelSpec, layout: ParallelLayout) -> Iterable[Rule]:
-    for rule in _all_rules(spec):
+def _held_rules(spec: ModelSpec, layout: ParallelLayout, *, has_value_head: bool) -> Iterable[Rule]:
+    for rule in _all_rules(spec, has_value_head=has_value_head):
         # Experts are alike: those of the first expert-parallel rank stand for any other's.
         held = spec.experts.num_experts // layout.ep if spec.experts is not None else 0
         if rule.expert is None or rule.expert < held:

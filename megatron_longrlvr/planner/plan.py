@@ -36,7 +36,8 @@ _GIGA = 1e9
 _TERA = 1e12
 _HOUR_S = 3600
 
-PHASES = ("prefill", "decode", "judge", "logprobs", "update", "refit", "save")
+PHASES = ("prefill", "decode", "judge", "logprobs", "critic", "update", "refit", "save")
+"""Those of a step; ``critic`` only where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class Plan:
     """Model FLOPs of the update alone, over all ranks, in 1e12."""
 
     model_tflop: float
-    """Of sampling, log-probabilities and update."""
+    """Of sampling, log-probabilities, critic and update."""
 
     packed_tokens: int
     """Tokens that pass through the update, over all ranks; a shared prompt once."""
@@ -123,13 +124,7 @@ def make_plan(workload: Workload, cluster: Cluster) -> Plan:
             f"the layout is for {workload.layout.world_size} ranks and {cluster} has "
             f"{cluster.gpus} GPUs"
         )
-    machine = Machine(
-        spec=workload.spec,
-        layout=workload.layout,
-        cluster=cluster,
-        practice=replace(OURS, is_fp8=workload.is_fp8, is_fused=workload.is_fused),
-        element_bytes=workload.element_bytes,
-    )
+    machine = _machine(workload, cluster)
     engine = engine_memory(workload, cluster.accelerator)
     sampling = plan_sampling(workload, engine, cluster)
     rows = update_rows(workload, workload.typical)
@@ -140,6 +135,9 @@ def make_plan(workload: Workload, cluster: Cluster) -> Plan:
     sampled = sampling_work(typical.prompt, [typical.response] * rollout.group_size)
     generated = forward_flops(workload.spec, sampled) * rollout.prompts_per_step / _TERA
     passes = workload.num_logprob_passes * FORWARD + FORWARD_AND_BACKWARD
+    valued = 0.0
+    if workload.critic is not None:
+        valued = forward_flops(workload.of_critic().counted_spec, work) * num_shares / _TERA
     return Plan(
         workload=workload,
         cluster=cluster,
@@ -149,20 +147,26 @@ def make_plan(workload: Workload, cluster: Cluster) -> Plan:
         rows=rows,
         phases=_phases(machine, workload, rows, sampling),
         train_tflop=trained * FORWARD_AND_BACKWARD,
-        model_tflop=trained * passes + generated,
+        model_tflop=trained * passes + valued * (FORWARD + FORWARD_AND_BACKWARD) + generated,
         packed_tokens=sum(row.tokens for row in rows) * num_shares,
+    )
+
+
+def _machine(workload: Workload, cluster: Cluster) -> Machine:
+    return Machine(
+        spec=workload.counted_spec,
+        layout=workload.layout,
+        cluster=cluster,
+        practice=replace(OURS, is_fp8=workload.is_fp8, is_fused=workload.is_fused),
+        element_bytes=workload.element_bytes,
     )
 
 
 def _phases(
     machine: Machine, workload: Workload, rows: Sequence[Row], sampling: Sampling
 ) -> list[Phase]:
-    one = machine.stage_pass(rows[0], workload.recompute)
-    message = machine.message_s(rows[0])
     layout, updates = workload.layout, workload.updates_per_step
-    forward = (len(rows) + (layout.pp - 1) / layout.vpp) * (one.forward_s + message)
-    trained = pipeline_s(one, num_rows=len(rows), layout=layout, message_s=message)
-    finished = _finish_update_s(machine, workload)
+    forward, trained = _passes_s(machine, workload, rows)
     described = f"{len(rows)} micro-batches of {rows[0].tokens:,} tokens"
     waves = f"{sampling.concurrent_samples} samples at once, {sampling.waves} waves"
     return [
@@ -178,9 +182,10 @@ def _phases(
             seconds=workload.num_logprob_passes * updates * forward,
             formula=f"{workload.num_logprob_passes} passes x {updates} x {described}",
         ),
+        *_critic_phase(machine.cluster, workload, rows),
         Phase(
             name="update",
-            seconds=updates * (trained + finished),
+            seconds=updates * trained,
             formula=f"{updates} x {described}, bubble "
             f"{_bubble(layout.pp, layout.vpp, len(rows)):.0%}, recompute={workload.recompute}",
         ),
@@ -197,6 +202,45 @@ def _phases(
     ]
 
 
+def _passes_s(machine: Machine, workload: Workload, rows: Sequence[Row]) -> tuple[float, float]:
+    """Seconds of a forward pass over an update's micro-batches, and of the update."""
+    layout = workload.layout
+    one = machine.stage_pass(rows[0], workload.recompute)
+    message = machine.message_s(rows[0])
+    forward = (len(rows) + (layout.pp - 1) / layout.vpp) * (one.forward_s + message)
+    trained = pipeline_s(one, num_rows=len(rows), layout=layout, message_s=message)
+    return forward, trained + _finish_update_s(machine, workload)
+
+
+def _critic_phase(cluster: Cluster, workload: Workload, rows: Sequence[Row]) -> list[Phase]:
+    """Values before the step's first update, then as many updates as the policy's."""
+    if workload.critic is None:
+        return []
+    critic = workload.of_critic()
+    forward, trained = _passes_s(_machine(critic, cluster), critic, rows)
+    seconds = workload.updates_per_step * (forward + trained)
+    formula = f"{workload.updates_per_step} x values and update, recompute={critic.recompute}"
+    if workload.critic.is_offloaded:
+        seconds += _offload_s(cluster, critic)
+        formula += ", from host memory and back"
+    return [Phase(name="critic", seconds=seconds, formula=formula)]
+
+
+def _offload_s(cluster: Cluster, critic: Workload) -> float:
+    """Weights and optimizer state to the device and back; gradients are not kept."""
+    layout, is_sharded = critic.layout, critic.is_optimizer_sharded
+    holdings = parameters.stage_holdings(
+        critic.spec, layout, is_sharded=is_sharded, has_value_head=True
+    )
+    element = critic.element_bytes
+    moved = max(
+        parameters.weight_bytes(one, element_bytes=element, is_sharded=is_sharded)
+        + parameters.optimizer_bytes(one, layout, element_bytes=element, is_sharded=is_sharded)
+        for one in holdings
+    )
+    return 2 * moved / (cluster.accelerator.host_gb_per_s * _GIGA * rates.LINK)
+
+
 def _bubble(pp: int, vpp: int, num_rows: int) -> float:
     idle = (pp - 1) / vpp
     return idle / (num_rows + idle)
@@ -206,7 +250,10 @@ def _finish_update_s(machine: Machine, workload: Workload) -> float:
     """Reduction of gradients, AdamW, and the new weights' way back."""
     layout = workload.layout
     holdings = parameters.stage_holdings(
-        workload.spec, layout, is_sharded=workload.is_optimizer_sharded
+        workload.spec,
+        layout,
+        is_sharded=workload.is_optimizer_sharded,
+        has_value_head=workload.has_value_head,
     )
     most = max(holdings, key=lambda holding: holding.parameters)
     state = parameters.optimizer_bytes(
@@ -248,10 +295,17 @@ def _refit_s(machine: Machine, workload: Workload) -> float:
 def _save_s(machine: Machine, workload: Workload) -> float:
     if workload.save_every == 0:
         return 0.0
-    count = parameters.model_parameters(workload.spec)
-    size = count * (workload.element_bytes + (12 if workload.element_bytes < 4 else 8))
+    size = _checkpoint_bytes(workload)
+    if workload.critic is not None:
+        size += _checkpoint_bytes(workload.of_critic())
     seconds = size / (machine.cluster.nodes * rates.FILE_GB_PER_S * _GIGA)
     return seconds / workload.save_every
+
+
+def _checkpoint_bytes(workload: Workload) -> int:
+    """Weights and optimizer state."""
+    count = parameters.model_parameters(workload.spec, has_value_head=workload.has_value_head)
+    return count * (workload.element_bytes + (12 if workload.element_bytes < 4 else 8))
 
 
 def _memory_problems(plan: Plan) -> list[str]:
@@ -260,11 +314,15 @@ def _memory_problems(plan: Plan) -> list[str]:
     worst = max(plan.stages, key=lambda stage: stage.training_gib)
     limit = f"{plan.limit_gib:.1f} GiB of {device.name} ({RESERVE_FRAC:.0%} kept free)"
     resident = sum(term.gib for term in worst.resident)
+    critic = plan.workload.critic
+    offload = ""
+    if critic is not None and not critic.is_offloaded:
+        offload = ", or critic.offload=true"
     if resident > plan.limit_gib:
         found.append(
             f"layout.tp={plan.workload.layout.tp}, layout.pp={plan.workload.layout.pp}: weights, "
             f"gradients and optimizer take {resident:.1f} GiB on a rank, above the {limit}; "
-            "use more of either, or more ranks"
+            f"use more of either, or more ranks{offload}"
         )
     elif worst.training_gib > plan.limit_gib:
         largest = max(worst.training, key=lambda term: term.gib)
@@ -272,6 +330,12 @@ def _memory_problems(plan: Plan) -> list[str]:
             f"{_training_key(plan)}: training takes {worst.training_gib:.1f} GiB on stage "
             f"{worst.stage}, above the {limit}; most of it is {largest.name}, "
             f"{largest.gib:.1f} GiB"
+        )
+    valuing = max(stage.critic_gib for stage in plan.stages)
+    if critic is not None and valuing > plan.limit_gib and resident <= plan.limit_gib:
+        found.append(
+            f"critic.recompute={critic.recompute}: the critic and what the policy keeps take "
+            f"{valuing:.1f} GiB while it learns, above the {limit}"
         )
     sampling = max(stage.sampling_gib for stage in plan.stages)
     if sampling > plan.limit_gib and resident <= plan.limit_gib:
@@ -282,7 +346,7 @@ def _memory_problems(plan: Plan) -> list[str]:
         )
         found.append(
             f"{key}: the engine and what the learner keeps take {sampling:.1f} GiB while sampling, "
-            f"above the {limit}"
+            f"above the {limit}; lower it{offload}"
         )
     return found
 

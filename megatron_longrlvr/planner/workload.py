@@ -5,13 +5,15 @@ Shapes: P tokens of a prompt, R of a response, G samples per prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.flops import with_value_head
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.layout import ParallelLayout
+from megatron_longrlvr.planner.architecture import find_critic_architecture
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -44,6 +46,19 @@ class Rollout:
     """0: it keeps its memory while the learner trains."""
 
     bucket_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CriticPart:
+    """A critic, where it differs from the policy."""
+
+    spec: ModelSpec
+    element_bytes: int
+    recompute: Recompute
+    is_optimizer_sharded: bool
+    host_frac: float
+    is_offloaded: bool
+    """Between its uses it lies in host memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +97,31 @@ class Workload:
 
     has_judge: bool
     save_every: int
+    critic: CriticPart | None = None
+    has_value_head: bool = False
+    """Says of each token one number instead of the vocabulary's logits: a critic does."""
+
+    def of_critic(self) -> Workload:
+        """The critic's own part of the work, as if it were the policy."""
+        assert self.critic is not None, "the recipe has no critic"
+        critic = self.critic
+        return replace(
+            self,
+            # Its embedding is tied to nothing.
+            spec=replace(critic.spec, tie_word_embeddings=False),
+            element_bytes=critic.element_bytes,
+            recompute=critic.recompute,
+            is_optimizer_sharded=critic.is_optimizer_sharded,
+            host_frac=critic.host_frac,
+            has_reference=False,
+            critic=None,
+            has_value_head=True,
+        )
+
+    @property
+    def counted_spec(self) -> ModelSpec:
+        """The model as FLOPs are counted of it."""
+        return with_value_head(self.spec) if self.has_value_head else self.spec
 
     @property
     def num_logprob_passes(self) -> int:
@@ -135,6 +175,21 @@ def read_workload(
         is_fused=config.model.layers == "transformer_engine",
         has_judge=config.rewards.judge is not None,
         save_every=config.trainer.save_every,
+        critic=_read_critic(config, spec),
+    )
+
+
+def _read_critic(config: TrainConfig, policy: ModelSpec) -> CriticPart | None:
+    critic = config.critic
+    if critic is None:
+        return None
+    return CriticPart(
+        spec=policy if critic.path is None else find_critic_architecture(critic.path),
+        element_bytes=_ELEMENT_BYTES[critic.dtype or config.model.dtype],
+        recompute=critic.recompute or config.model.recompute,
+        is_optimizer_sharded=critic.optimizer.distributed,
+        host_frac=critic.optimizer.host_frac,
+        is_offloaded=critic.offload,
     )
 
 

@@ -104,6 +104,20 @@ CHARTS: Sequence[Chart] = (
     ),
     _one("learning", "Divergence from the reference", names.UPDATE_KL),
     _one("learning", "Learning rate", names.UPDATE_LR),
+    _one(
+        "learning", "Variance of returns that the critic explains", names.CRITIC_EXPLAINED_VARIANCE
+    ),
+    Chart(
+        section="learning",
+        title="Loss of the critic",
+        metrics=[(names.CRITIC_LOSS, "loss"), (names.CRITIC_SQUARE_ERROR_MEAN, "square error")],
+    ),
+    Chart(
+        section="learning",
+        title="Values and returns, mean over response tokens",
+        metrics=[(names.CRITIC_VALUE_MEAN, "value"), (names.CRITIC_RETURN_MEAN, "return")],
+    ),
+    _one("learning", "Gradient norm of the critic", names.CRITIC_GRAD_NORM),
     Chart(
         section="grounding",
         title="Answers by evidence found",
@@ -233,6 +247,7 @@ CHARTS: Sequence[Chart] = (
             (names.TIMING_SCORE_S, "score"),
             (names.TIMING_LOGPROBS_S, "log-probabilities"),
             (names.TIMING_UPDATE_S, "update"),
+            (names.TIMING_CRITIC_S, "critic"),
             (names.TIMING_PUBLISH_S, "publish"),
             (names.TIMING_STEP_S, "whole step"),
         ],
@@ -244,6 +259,7 @@ CHARTS: Sequence[Chart] = (
             (names.MFU_GENERATE_FRAC, "generate"),
             (names.MFU_LOGPROBS_FRAC, "log-probabilities"),
             (names.MFU_UPDATE_FRAC, "update"),
+            (names.MFU_CRITIC_FRAC, "critic"),
         ],
         is_share=True,
         note="Needs the peak rate of the device, which is known for GPUs.",
@@ -255,6 +271,7 @@ CHARTS: Sequence[Chart] = (
             (names.FLOPS_GENERATE_TFLOP, "generate"),
             (names.FLOPS_LOGPROBS_TFLOP, "log-probabilities"),
             (names.FLOPS_UPDATE_TFLOP, "update"),
+            (names.FLOPS_CRITIC_TFLOP, "critic"),
         ],
     ),
     _one("speed", "Response tokens per second", names.ROLLOUT_TOKENS_PER_S),

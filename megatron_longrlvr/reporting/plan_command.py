@@ -96,10 +96,11 @@ def plan_record(plan: Plan, *, price: float | None = None) -> dict[str, Any]:
             {
                 "stage": stage.stage,
                 "training_gib": stage.training_gib,
+                "critic_gib": stage.critic_gib,
                 "sampling_gib": stage.sampling_gib,
                 **{
                     label: [asdict(term) for term in getattr(stage, label)]
-                    for label in ("resident", "training", "sampling")
+                    for label in ("resident", "training", "critic", "sampling")
                 },
             }
             for stage in plan.stages

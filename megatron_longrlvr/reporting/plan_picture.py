@@ -38,8 +38,10 @@ def _draw_memory(axes: Axes, plan: Plan) -> None:
     stages = plan.stages[:_MAX_STAGES]
     styles: dict[str, tuple[str, str]] = {}
     for place, stage in enumerate(stages):
-        bars = ((-0.2, stage.training), (0.2, stage.sampling))
-        for offset, terms in bars:
+        critic = [stage.critic] if stage.critic else []
+        phases = [stage.training, *critic, stage.sampling]
+        width = 0.8 / len(phases)
+        for number, terms in enumerate(phases):
             bottom = 0.0
             for term in (*stage.resident, *terms):
                 is_new = term.name not in styles
@@ -48,9 +50,9 @@ def _draw_memory(axes: Axes, plan: Plan) -> None:
                     term.name, (_COLORS[index % len(_COLORS)], _HATCHES[index // len(_COLORS)])
                 )
                 axes.bar(
-                    place + offset,
+                    place + (number - (len(phases) - 1) / 2) * width,
                     term.gib,
-                    width=0.36,
+                    width=0.9 * width,
                     bottom=bottom,
                     color=color,
                     hatch=hatch,
@@ -60,13 +62,14 @@ def _draw_memory(axes: Axes, plan: Plan) -> None:
                 )
                 bottom += term.gib
     device = plan.cluster.accelerator
+    middle = "" if plan.workload.critic is None else ", with the critic (middle)"
     axes.axhline(device.memory_gib, color="black", linewidth=1.2)
     axes.axhline(plan.limit_gib, color="black", linewidth=1.0, linestyle=(0, (5, 2)))
     axes.set_xticks(range(len(stages)), [f"stage {stage.stage}" for stage in stages])
     axes.set_ylabel("GiB of a rank")
     axes.set_title(
-        f"{plan.workload.layout} on {plan.cluster}\nmemory while training (left) and sampling "
-        f"(right); {device.memory_gib:g} GiB a GPU, dashed: to plan with",
+        f"{plan.workload.layout} on {plan.cluster}\nmemory while training (left){middle} and "
+        f"sampling (right); {device.memory_gib:g} GiB a GPU, dashed: to plan with",
         fontsize=10,
         loc="left",
     )

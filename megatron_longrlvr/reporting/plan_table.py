@@ -89,7 +89,7 @@ def _memory_table(plan: Plan) -> Table:
         title=f"memory ({plan.cluster.accelerator.memory_gib:g} GiB a GPU, "
         f"{plan.limit_gib:.1f} to plan with)",
     )
-    for label in ("resident", "training", "sampling"):
+    for label in ("resident", "training", "critic", "sampling"):
         for name in _term_names(stages, label):
             terms = [_term(getattr(stage, label), name) for stage in stages]
             formula = next(term.formula for term in reversed(terms) if term is not None)
@@ -97,6 +97,8 @@ def _memory_table(plan: Plan) -> Table:
             table.add_row(Text(name), *cells, Text(formula))
         table.add_section()
     table.add_row("while training", *(f"{stage.training_gib:.1f}" for stage in stages), "")
+    if plan.workload.critic is not None:
+        table.add_row("with the critic", *(f"{stage.critic_gib:.1f}" for stage in stages), "")
     table.add_row("while sampling", *(f"{stage.sampling_gib:.1f}" for stage in stages), "")
     return table
 

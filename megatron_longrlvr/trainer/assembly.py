@@ -27,6 +27,7 @@ from megatron_longrlvr.parallel.collectives import (
     all_ranks_agree,
     gather_objects,
 )
+from megatron_longrlvr.parallel.device import has_cuda
 from megatron_longrlvr.parallel.groups import ProcessGroups
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
@@ -106,6 +107,8 @@ def assemble(
         state = load_checkpoint(checkpoint.directory, learner, critic=critic)
         source.restore(state.prompt_cursor)
         first_step, is_eval_due = state.step, EVAL_DUE in state.extra
+    if critic is not None:
+        critic.leave()
     engine.publish(learner.version)
     closing = ExitStack()
     closing.callback(engine.close)
@@ -113,7 +116,7 @@ def assemble(
     if checkpoint is not None:
         journal.say(f"going on from {checkpoint.directory}, after step {first_step}")
     journal.say(f"{describe(config.model)}; optimizer {describe_optimizer(learner.optimizer)}")
-    for note in length_notes:
+    for note in [*length_notes, *_offload_notes(config)]:
         journal.say(note)
     scorer = build_scorer(
         config.rewards,
@@ -140,6 +143,12 @@ def assemble(
         ),
         close=closing.close,
     )
+
+
+def _offload_notes(config: TrainConfig) -> list[str]:
+    if config.critic is None or not config.critic.offload or has_cuda():
+        return []
+    return ["critic.offload=true moves nothing: there is no GPU, and all memory is the host's"]
 
 
 def _step_parts(
@@ -280,7 +289,12 @@ def build_critic(config: TrainConfig, groups: ProcessGroups, tokenizer: Tokenize
     given = {key: value for key, value in own.items() if value is not None}
     network = load_critic(folder, spec, groups, config.model.model_copy(update=given))
     num_steps = config.trainer.steps * config.algorithm.updates_per_step
-    return Critic(network, config.critic, num_optimizer_steps=num_steps)
+    return Critic(
+        network,
+        config.critic,
+        num_optimizer_steps=num_steps,
+        is_offloaded=config.critic.offload and has_cuda(),
+    )
 
 
 def build_guard(config: TrainConfig, policy: Policy, engine: OwnEngine) -> MismatchGuard:

@@ -15,7 +15,11 @@ from megatron_longrlvr.stages import TrainBatch
 def consult(
     critic: Critic, batches: Sequence[TrainBatch], algorithm: AlgorithmConfig, peers: Peers
 ) -> Valuation:
-    """Give a step's batches the critic's advantages; every rank calls this."""
+    """Give a step's batches the critic's advantages; every rank calls this.
+
+    The critic stays on the device, for its updates follow.
+    """
+    critic.arrive()
     values = [critic.values(batch.packed.micro_batches) for batch in batches]
     valuation = evaluate_tokens(batches, values, critic=critic.config, kl=algorithm.kl, peers=peers)
     if not algorithm.whiten_advantages:

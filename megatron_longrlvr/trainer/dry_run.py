@@ -25,18 +25,21 @@ from rich.text import Text
 
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.schema import TrainConfig
-from megatron_longrlvr.model.build import build_chunks
+from megatron_longrlvr.model.build import build_chunks_of
+from megatron_longrlvr.model.critic_model import CriticModel
 from megatron_longrlvr.model.hf_weights import parameters_by_name
 from megatron_longrlvr.model.optimizer import wrap_for_training
+from megatron_longrlvr.model.policy_model import PolicyModel
 from megatron_longrlvr.model.precision import row_multiple
 from megatron_longrlvr.model.sequence_plan import plan_sequences
-from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.model.weight_map import (
     Cut,
     Rule,
+    rules_for_body,
     rules_for_model,
     shard_shape,
     tied_output_rule,
+    value_head_rule,
 )
 from megatron_longrlvr.parallel.device import on_meta_device
 from megatron_longrlvr.parallel.groups import close_process_groups, start_planned_groups
@@ -84,6 +87,9 @@ class DryRun:
     layout: ParallelLayout
     num_model_parameters: int
     ranks: Sequence[BuiltRank]
+    critic_ranks: Sequence[BuiltRank]
+    """Empty without a critic."""
+
     batch: BatchShapes
     refit_bytes: int
     """That one rank receives or copies at each update of an engine; 0 where it has no weights."""
@@ -114,17 +120,22 @@ def dry_run(config: TrainConfig, *, world_size: int) -> DryRun:
 
 def _check(config: TrainConfig, workload: Workload) -> DryRun:
     layout, spec = workload.layout, workload.spec
-    ranks = [build_rank(config, workload, rank) for rank in _distinct_ranks(layout)]
-    _check_total(spec, layout)
+    critic_ranks = [] if workload.critic is None else _build_ranks(config, workload.of_critic())
     num_copies, refit_bytes = _check_refit(workload)
     return DryRun(
         layout=layout,
         num_model_parameters=model_parameters(spec),
-        ranks=ranks,
+        ranks=_build_ranks(config, workload),
+        critic_ranks=critic_ranks,
         batch=_check_batch(config, workload),
         refit_bytes=refit_bytes,
         num_copies=num_copies,
     )
+
+
+def _build_ranks(config: TrainConfig, workload: Workload) -> list[BuiltRank]:
+    _check_total(workload)
+    return [build_rank(config, workload, rank) for rank in _distinct_ranks(workload.layout)]
 
 
 def _distinct_ranks(layout: ParallelLayout) -> list[int]:
@@ -142,12 +153,13 @@ def build_rank(config: TrainConfig, workload: Workload, rank: int) -> BuiltRank:
     """Build the modules and buffers of one rank and hold them against the weight table."""
     layout, spec = workload.layout, workload.spec
     stage = layout.coordinates(rank).pp
+    kind = CriticModel if workload.has_value_head else PolicyModel
     groups = start_planned_groups(layout, rank=rank)
     try:
         with on_meta_device():
-            chunks = build_chunks(spec, groups, config.model)
+            chunks = build_chunks_of(kind, spec, groups, config.model)
             parameters = parameters_by_name(chunks)
-            _check_shards(parameters, spec, layout, rank)
+            _check_shards(parameters, workload, rank)
             wrapped = wrap_for_training(
                 chunks, groups, is_distributed=workload.is_optimizer_sharded
             )
@@ -166,13 +178,11 @@ def build_rank(config: TrainConfig, workload: Workload, rank: int) -> BuiltRank:
     return built
 
 
-def _check_shards(
-    parameters: dict[str, torch.nn.Parameter], spec: ModelSpec, layout: ParallelLayout, rank: int
-) -> None:
+def _check_shards(parameters: dict[str, torch.nn.Parameter], workload: Workload, rank: int) -> None:
     """The parameters of a rank are the shards that the weight table gives it, all of them."""
     expected = {
-        rule.megatron_name: shard_shape(rule, spec, tp_size=layout.tp)
-        for rule in _rules_of(spec, layout, rank)
+        rule.megatron_name: shard_shape(rule, workload.spec, tp_size=workload.layout.tp)
+        for rule in _rules_of(workload, rank)
     }
     built = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     assert built == expected, (
@@ -181,9 +191,18 @@ def _check_shards(
     )
 
 
-def _rules_of(spec: ModelSpec, layout: ParallelLayout, rank: int) -> list[Rule]:
+def _rules(workload: Workload) -> list[Rule]:
+    """Of the whole model."""
+    spec = workload.spec
+    if workload.has_value_head:
+        return [*rules_for_body(spec), value_head_rule(spec)]
+    return list(rules_for_model(spec))
+
+
+def _rules_of(workload: Workload, rank: int) -> list[Rule]:
+    spec, layout = workload.spec, workload.layout
     place = layout.coordinates(rank)
-    rules = list(rules_for_model(spec))
+    rules = _rules(workload)
     if spec.tie_word_embeddings and layout.pp > 1:
         rules.append(tied_output_rule(spec))
     experts = spec.experts.num_experts // layout.ep if spec.experts is not None else 0
@@ -198,7 +217,10 @@ def _rules_of(spec: ModelSpec, layout: ParallelLayout, rank: int) -> list[Rule]:
 def check_planned(built: BuiltRank, workload: Workload) -> None:
     """The planner counts what was built."""
     holding = stage_holdings(
-        workload.spec, workload.layout, is_sharded=workload.is_optimizer_sharded
+        workload.spec,
+        workload.layout,
+        is_sharded=workload.is_optimizer_sharded,
+        has_value_head=workload.has_value_head,
     )[built.stage]
     assert (built.num_parameters, built.buffer_elements) == (holding.parameters, holding.buffer), (
         f"rank {built.rank} holds {built.num_parameters:,} parameters in buffers of "
@@ -206,10 +228,10 @@ def check_planned(built: BuiltRank, workload: Workload) -> None:
     )
 
 
-def _check_total(spec: ModelSpec, layout: ParallelLayout) -> None:
+def _check_total(workload: Workload) -> None:
     """One replica's ranks, put together, hold every parameter of the model once."""
-    total = 0
-    for rule in rules_for_model(spec):
+    spec, layout, total = workload.spec, workload.layout, 0
+    for rule in _rules(workload):
         size = math.prod(shard_shape(rule, spec, tp_size=layout.tp))
         if rule.cut is Cut.REPLICATED:
             total += size
@@ -218,9 +240,8 @@ def _check_total(spec: ModelSpec, layout: ParallelLayout) -> None:
             if rule.cut is Cut.VOCABULARY_ROWS:
                 padding = (spec.padded_vocab_size(layout.tp) - spec.vocab_size) * spec.hidden_size
             total += size * layout.tp - padding
-    assert total == model_parameters(spec), (
-        f"the ranks hold {total:,} parameters, the model has {model_parameters(spec):,}"
-    )
+    expected = model_parameters(spec, has_value_head=workload.has_value_head)
+    assert total == expected, f"the ranks hold {total:,} parameters, the model has {expected:,}"
 
 
 def _check_batch(config: TrainConfig, workload: Workload) -> BatchShapes:
@@ -289,10 +310,14 @@ def _check_refit(workload: Workload) -> tuple[int, int]:
 
 def _table(found: DryRun) -> Table:
     table = Table("stage", "rank built", "parameters", "gradient elements", title="ranks")
-    for one in found.ranks:
-        table.add_row(
-            str(one.stage), str(one.rank), f"{one.num_parameters:,}", f"{one.buffer_elements:,}"
-        )
+    for what, ranks in (("", found.ranks), (" (critic)", found.critic_ranks)):
+        for one in ranks:
+            table.add_row(
+                f"{one.stage}{what}",
+                str(one.rank),
+                f"{one.num_parameters:,}",
+                f"{one.buffer_elements:,}",
+            )
     return table
 
 

@@ -129,7 +129,7 @@ def say_stopped(run: TrainingRun, step: int) -> None:
 
 
 def _workload(run: TrainingRun) -> Workload:
-    learner, algorithm = run.parts.learner, run.parts.algorithm
+    learner, algorithm, critic = run.parts.learner, run.parts.algorithm, run.parts.critic
     passes = int(algorithm.proximal == "recompute") + int(learner.reference is not None)
     policy, layout = learner.policy, run.groups.layout
     return Workload(
@@ -137,6 +137,7 @@ def _workload(run: TrainingRun) -> Workload:
         layout=layout,
         row_multiple=row_multiple(layout, policy.model.fp8),
         num_logprob_passes=passes,
+        critic=None if critic is None else critic.network.spec,
     )
 
 

@@ -14,6 +14,7 @@ from megatron_longrlvr.model.flops import (
     causal_pairs,
     forward_flops,
     sampling_work,
+    with_value_head,
 )
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.observability import names
@@ -37,16 +38,24 @@ class Workload:
     """Forward passes before the update: the proximal policy's where it is recomputed, and the
     reference's where there is one."""
 
+    critic: ModelSpec | None = None
+    """Of the value model, where there is one."""
+
     def flops(self, outcome: StepOutcome) -> dict[str, float]:
         """Model FLOPs in units of 1e12, by metric name."""
         training = _sum(packed_work(batch) for batch in outcome.prepared.packed)
         trained = forward_flops(self.spec, training) / _TERA
         samples = [scored.sample for scored in outcome.prepared.collected.scored.scored]
-        return {
+        counted = {
             names.FLOPS_GENERATE_TFLOP: forward_flops(self.spec, _sampled(samples)) / _TERA,
             names.FLOPS_LOGPROBS_TFLOP: trained * self.num_logprob_passes * FORWARD,
-            names.FLOPS_UPDATE_TFLOP: trained * FORWARD_AND_BACKWARD,
+            # Nothing while a critic learns alone.
+            names.FLOPS_UPDATE_TFLOP: trained * FORWARD_AND_BACKWARD * bool(outcome.updates),
         }
+        if self.critic is not None:
+            valued = forward_flops(with_value_head(self.critic), training) / _TERA
+            counted[names.FLOPS_CRITIC_TFLOP] = valued * (FORWARD + FORWARD_AND_BACKWARD)
+        return counted
 
     def packed_tokens(self, outcome: StepOutcome) -> tuple[int, int, int]:
         """Tokens of all micro-batches: real ones, padding, and prompt tokens computed again."""
@@ -83,7 +92,7 @@ def utilization(
     return {
         utilized: tflop[counted] / (seconds[timed] * ranks * peak_tflops)
         for counted, timed, utilized in _PHASES
-        if seconds[timed] > 0
+        if counted in tflop and seconds[timed] > 0
     }
 
 
@@ -91,6 +100,7 @@ _PHASES = (
     (names.FLOPS_GENERATE_TFLOP, names.TIMING_GENERATE_S, names.MFU_GENERATE_FRAC),
     (names.FLOPS_LOGPROBS_TFLOP, names.TIMING_LOGPROBS_S, names.MFU_LOGPROBS_FRAC),
     (names.FLOPS_UPDATE_TFLOP, names.TIMING_UPDATE_S, names.MFU_UPDATE_FRAC),
+    (names.FLOPS_CRITIC_TFLOP, names.TIMING_CRITIC_S, names.MFU_CRITIC_FRAC),
 )
 
 

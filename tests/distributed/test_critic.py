@@ -222,6 +222,66 @@ def test_three_steps_end_at_the_same_weights_in_every_layout(pool1, pool2, pool4
                 )
 
 
+def step_by_step(rank, world_size, folder, settings, directory):  # noqa: ARG001
+    """Each step's values and metrics, bytes on the device between steps, and a checkpoint."""
+    settings = dict(settings)
+    policy = start_policy(folder, settings.pop("layout"), world_size)
+    critic = start_critic(folder, policy.groups, optimizer=OPTIMIZER, **settings)
+    learner = start_learner(policy)
+    told, idle_bytes = [], []
+    for seed in range(3):
+        critic.leave()
+        idle_bytes.append(device_bytes(critic))
+        critic.arrive()
+        batch = value_batch(critic, SHARED, seed=seed)
+        values = [row.tolist() for row in critic.values(batch.packed.micro_batches)]
+        told.append((values, critic.update(batch).metrics))
+    critic.leave()
+    state = RunState(step=0, policy_version=0, prompt_cursor=0, critic_version=3)
+    save_checkpoint(directory, learner, state, critic=critic, config_fingerprint="")
+    idle_bytes.append(device_bytes(critic))
+    critic.arrive()
+    load_checkpoint(directory, learner, critic=critic)
+    told.append(critic.update(value_batch(critic, SHARED, seed=3)).metrics)
+    weights = gather_critic_weights(critic)
+    close_process_groups()
+    return told, weights, idle_bytes
+
+
+def device_bytes(critic):
+    """Of weights, gradients, and what AdamW holds."""
+    buffers = [buffer for chunk in critic.wrapped for buffer in chunk.buffers]
+    inner = critic.optimizer.chained_optimizers[0].optimizer
+    tensors = [tensor for buffer in buffers for tensor in (buffer.param_data, buffer.grad_data)]
+    tensors += [parameter for group in inner.param_groups for parameter in group["params"]]
+    tensors += [moment for state in inner.state.values() for moment in state.values()]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"layout": {}, "dtype": "bf16"}, id="dp2-bf16"),
+        pytest.param({"layout": TP_SP}, id="tp2-sp"),
+    ],
+)
+def test_a_critic_that_leaves_the_device_learns_the_same(pool2, policy_folder, tmp_path, settings):
+    stayed, left = (
+        pool2.run(
+            step_by_step,
+            policy_folder,
+            {**settings, "is_offloaded": is_offloaded},
+            checkpoint_directory(tmp_path / str(is_offloaded), 0),
+        )
+        for is_offloaded in (False, True)
+    )
+    for (told, weights, idle_bytes), expected in zip(left, stayed, strict=True):
+        assert told == expected[0]
+        assert_equal_weights(weights, expected[1])
+        assert min(expected[2]) > 0
+        assert idle_bytes == [0] * 4
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2-tied"])
 def test_a_policys_folder_gives_the_body_and_a_head_of_zeros(pool2, tmp_path, family):
     name, _, tie = family.partition("-")

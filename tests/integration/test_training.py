@@ -190,6 +190,12 @@ def test_stopping_while_the_critic_learns_alone_changes_nothing(pool2, tmp_path)
     assert metrics(resumed) == metrics(straight)
     steps = [metrics(straight)["train", step] for step in range(1, 5)]
     assert [step["update/skipped"] for step in steps] == [1, 1, 0, 0]
+    assert [step["flops/update_tflop"] > 0 for step in steps] == [False, False, True, True]
+    for step in steps[2:]:
+        # A number is read from each response token's hidden state of 64, and not 297 logits.
+        logits = 2 * 64 * 296 * step["rollout/response_tokens"] / 1e12
+        forward = step["flops/update_tflop"] / 3 - logits
+        assert step["flops/critic_tflop"] == pytest.approx(4 * forward)
     # The head starts at 0 and says something once it has learned.
     assert steps[0]["critic/value_mean"] == 0
     assert all(step["critic/value_mean"] != 0 for step in steps[1:])

@@ -49,14 +49,21 @@ def start_learner(policy: Policy, *, lr: float = 1e-2, clip: float = 0.5, **opti
     return Learner(policy, settings)
 
 
-def start_critic(folder: Path, groups: ProcessGroups, **settings: object) -> Critic:
-    """A critic in fp32; ``settings`` are those of its section, its optimizer's among them."""
+def start_critic(
+    folder: Path,
+    groups: ProcessGroups,
+    *,
+    dtype: str = "fp32",
+    is_offloaded: bool = False,
+    **settings: object,
+) -> Critic:
+    """A critic; ``settings`` are those of its section, its optimizer's among them."""
     optimizer = {"lr": 1e-2, "clip_grad": 0.5, **settings.pop("optimizer", {})}
     network = load_critic(
-        folder, read_critic_spec(folder), groups, ModelConfig(path=str(folder), dtype="fp32")
+        folder, read_critic_spec(folder), groups, ModelConfig(path=str(folder), dtype=dtype)
     )
     config = CriticConfig(optimizer=OptimizerConfig(**optimizer), **settings)
-    return Critic(network, config, num_optimizer_steps=10)
+    return Critic(network, config, num_optimizer_steps=10, is_offloaded=is_offloaded)
 
 
 def gather_gradients(learner: Learner) -> dict[str, Tensor]:

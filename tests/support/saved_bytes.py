@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from megatron_longrlvr.algorithms.rows import unlearned_row
+from megatron_longrlvr.algorithms.value_loss import ValueLossInput, value_loss
 from megatron_longrlvr.config.policy import ModelConfig
-from megatron_longrlvr.model.build import build_chunks
+from megatron_longrlvr.model.build import build_chunks_of
+from megatron_longrlvr.model.critic_model import CriticModel
 from megatron_longrlvr.model.expert_spec import ExpertSpec
 from megatron_longrlvr.model.local_batch import localize
 from megatron_longrlvr.model.optimizer import wrap_for_training
+from megatron_longrlvr.model.policy_model import PolicyModel
 from megatron_longrlvr.model.rope_spec import RopeSpec
-from megatron_longrlvr.model.schedule import LogprobSettings, run_micro_batches
+from megatron_longrlvr.model.schedule import LogprobSettings, run_micro_batches, run_pipeline
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.groups import start_process_groups
 from megatron_longrlvr.parallel.layout import ParallelLayout
@@ -47,6 +50,7 @@ class Case:
     dtype: str = "bf16"
     num_groups: int = 1
     is_shared: bool = True
+    is_critic: bool = False
 
     @property
     def world_size(self) -> int:
@@ -72,6 +76,12 @@ CASES = (
         layout={"tp": 2, "ep": 2, **_SP},
         model="experts",
     ),
+)
+
+
+CRITIC_CASES = (
+    Case(name="critic, tp=2, sequence parallel", layout={"tp": 2, **_SP}, is_critic=True),
+    Case(name="critic, pp=2", layout={"pp": 2}, num_groups=4, is_critic=True),
 )
 
 
@@ -132,7 +142,7 @@ def compare(_rank: int, world_size: int, case: Case, recompute: str) -> Comparis
     model = ModelConfig(
         path="-", dtype=case.dtype, recompute=recompute, logprob_chunk_tokens=CHUNK_TOKENS
     )
-    chunks = build_chunks(spec, groups, model)
+    chunks = build_chunks_of(CriticModel if case.is_critic else PolicyModel, spec, groups, model)
     for chunk in chunks:
         for parameter in chunk.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -149,13 +159,14 @@ def compare(_rank: int, world_size: int, case: Case, recompute: str) -> Comparis
         )
         for row in rows
     ]
-    counted = _count(wrap_for_training(chunks, groups, is_distributed=True), batches)
+    wrapped = wrap_for_training(chunks, groups, is_distributed=True)
+    counted = _count(wrapped, batches, is_critic=case.is_critic)
     workload = _workload(case, spec, layout, recompute)
     planned = kept_activation_bytes(workload, rows, groups.pp_rank)
     return Comparison(stage=groups.pp_rank, planned=planned, counted=counted)
 
 
-def _count(wrapped: Sequence[torch.nn.Module], batches: list) -> int:
+def _count(wrapped: Sequence[torch.nn.Module], batches: list, *, is_critic: bool) -> int:
     storages = _Storages(
         {
             parameter.untyped_storage().data_ptr()
@@ -169,11 +180,26 @@ def _count(wrapped: Sequence[torch.nn.Module], batches: list) -> int:
         loss = logprobs.sum()
         return loss, {"loss": loss.detach()}
 
+    def regression(_index, _batch, chunk: CriticModel, hidden: Tensor):
+        values = chunk.values(hidden)
+        aims = [torch.full_like(values, number).detach() for number in (0.1, 1.0, 0.01)]
+        inputs = ValueLossInput(
+            values=values, old_values=aims[0], returns=aims[1], loss_weights=aims[2]
+        )
+        loss, _ = value_loss(inputs, clip=0.2)
+        return loss, {"loss": loss.detach()}
+
+    def run() -> None:
+        if is_critic:
+            run_pipeline(wrapped, batches, regression, forward_only=False)
+        else:
+            run_micro_batches(wrapped, batches, objective, settings=settings, forward_only=False)
+
     gc.collect()
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: _Saved(tensor, storages), lambda saved: saved.tensor
     ):
-        run_micro_batches(wrapped, batches, objective, settings=settings, forward_only=False)
+        run()
     return storages.peak
 
 
@@ -271,4 +297,5 @@ def _workload(case: Case, spec: ModelSpec, layout: ParallelLayout, recompute: st
         is_fused=False,
         has_judge=False,
         save_every=0,
+        has_value_head=case.is_critic,
     )

@@ -32,6 +32,7 @@ CRITIC = {
 
 ACCEPTED = [
     pytest.param(CRITIC, 2, id="critic"),
+    pytest.param({**CRITIC, "trainer.loop": "nemo_aligner"}, 2, id="critic-in-the-other-loop"),
     pytest.param({**CRITIC, "rollout.group_size": 1}, 2, id="critic-needs-no-siblings"),
     pytest.param(AHEAD, 2, id="samples-ahead"),
     pytest.param({}, 2, id="as-written"),
@@ -100,10 +101,22 @@ REFUSED = [
         id="critic-lr-rises",
     ),
     pytest.param(
-        {**CRITIC, "trainer.loop": "nemo_aligner"},
+        {**CRITIC, "critic": {"optimizer": {"lr": 1e-3, "host_frac": 0.5}, "offload": True}},
         2,
-        "trainer.loop=nemo_aligner has no place for a critic",
-        id="critic-in-the-other-loop",
+        "critic.offload=true moves the whole optimizer",
+        id="critic-on-the-host-twice",
+    ),
+    pytest.param(
+        {
+            **CRITIC,
+            **VLLM,
+            **FP8,
+            "critic": {"optimizer": {"lr": 1e-3}, "offload": True},
+            "algorithm.proximal": "recompute",
+        },
+        2,
+        "model.fp8.kind=blockwise does not leave in one place",
+        id="critic-of-fp8-on-the-host",
     ),
     pytest.param(
         {**CRITIC, "trainer.gradient_parts_every": 2},

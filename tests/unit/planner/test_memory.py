@@ -14,7 +14,7 @@ from megatron_longrlvr.planner.parameters import (
     stage_holdings,
     weight_bytes,
 )
-from tests.unit.planner.workloads import SMALL, workload
+from tests.unit.planner.workloads import SMALL, critic, workload
 
 H100 = parse_cluster("h100:8x1").accelerator
 # One layer: qkv 64 x (64 + 2*32), proj 64 x 64, gate and up 2 * 64 x 128, down 128 x 64, two norms.
@@ -121,3 +121,26 @@ def test_engine_that_does_not_sleep_keeps_its_memory_in_training():
     )
     kept = sum(one.gib for one in awake.sampling)
     assert awake.training_gib - asleep.training_gib == pytest.approx(kept - 1.5)
+
+
+def test_a_critic_holds_as_much_again_but_for_the_output_layer():
+    (memory,) = plan_memory(workload(critic=critic()), H100)
+    size = MODEL - 1000 * 64 + 64
+    filled = -(-size // 128) * 128
+    assert term(memory.resident, "critic weights") == 2 * filled
+    assert term(memory.resident, "critic gradients") == 4 * filled
+    assert term(memory.resident, "critic optimizer") == 12 * size
+    # Of its head: where it reads, hidden states in fp32, and six numbers of the loss.
+    policy = term(memory.training, "activations") - 64 * (2 * 64 + 24)
+    assert term(memory.critic, "activations") == policy + 64 * (8 + 4 * 64 + 24)
+
+
+def test_a_critic_in_host_memory_is_there_while_it_learns():
+    here, away = (
+        plan_memory(workload(critic=critic(is_offloaded=flag)), H100)[0] for flag in (False, True)
+    )
+    assert away.critic_gib == pytest.approx(here.critic_gib)
+    (without,) = plan_memory(workload(), H100)
+    assert away.training_gib == without.training_gib
+    assert away.sampling_gib == without.sampling_gib < here.sampling_gib
+    assert without.critic_gib == 0

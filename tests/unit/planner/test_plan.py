@@ -1,18 +1,21 @@
 """A plan's time, work and verdict: by hand, by what must not change, and by the key it names."""
 
+import json
 import re
 from dataclasses import replace
 
 import pytest
 
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.spec import to_hf_config
+from megatron_longrlvr.planner import rates
 from megatron_longrlvr.planner.hardware import parse_cluster
 from megatron_longrlvr.planner.parameters import model_parameters
 from megatron_longrlvr.planner.plan import make_plan
 from megatron_longrlvr.planner.search import search_layouts
 from megatron_longrlvr.planner.workload import Lengths, read_workload
 from tests.unit.config.recipe_content import train_config
-from tests.unit.planner.workloads import SMALL, workload
+from tests.unit.planner.workloads import SMALL, critic, workload
 
 ONE = parse_cluster("h100:1x1")
 EIGHT = parse_cluster("h100:8x1")
@@ -47,6 +50,34 @@ def test_recomputing_costs_a_forward_pass():
     full = make_plan(workload(recompute="full"), ONE)
     assert full.train_tflop == none.train_tflop
     assert full.update_s > 1.2 * none.update_s
+
+
+def test_a_critic_costs_a_forward_pass_and_an_update():
+    without = make_plan(workload(), ONE)
+    here, away = (make_plan(workload(critic=critic(is_offloaded=flag)), ONE) for flag in (0, 1))
+    # 8 groups: a number is read from each of 4 * 16 response tokens, and not 1000 logits.
+    tokens = 8 * 64
+    forward = without.train_tflop / 3 - 2 * 64 * 999 * tokens / 1e12
+    assert here.model_tflop - without.model_tflop == pytest.approx(4 * forward)
+    assert here.train_tflop == without.train_tflop
+    seconds = [
+        next(phase.seconds for phase in plan.phases if phase.name == "critic")
+        for plan in (here, away)
+    ]
+    assert here.step_s == pytest.approx(without.step_s + seconds[0])
+    # Weights and AdamW's state there and back over a link of 64 GB/s, of which a part is reached.
+    size = 4 * (64 * 128 + 64 * 64 + 3 * 64 * 128 + 2 * 64) + 1000 * 64 + 2 * 64
+    moved = 2 * (14 * size) / (64e9 * rates.LINK)
+    assert seconds[1] - seconds[0] == pytest.approx(moved, rel=1e-3)
+
+
+def test_a_critic_that_does_not_fit_names_what_would_help():
+    big = replace(SMALL, num_layers=4, hidden_size=8192, intermediate_size=2**16)
+    plan = make_plan(workload(spec=big, critic=critic(spec=big)), ONE)
+    assert any("critic.offload=true" in problem for problem in plan.problems())
+    long = {"longest": Lengths(prompt=10_000_000, response=16), "micro_batch_tokens": 10_000_100}
+    plan = make_plan(workload(**long, recompute="full", critic=critic()), ONE)
+    assert any(problem.startswith("critic.recompute=none") for problem in plan.problems())
 
 
 def test_interleaving_shrinks_the_bubble():
@@ -105,6 +136,30 @@ def test_recipe_is_read_with_the_longest_lengths():
     read = read_workload(recipe(), SMALL, world_size=2)
     assert read.longest == read.typical == Lengths(prompt=400, response=100)
     assert read.layout.dp == 2
+
+
+def test_a_critic_is_read_with_what_it_shares_with_the_policy(tmp_path):
+    reward_model = {**to_hf_config(replace(SMALL, num_layers=2)), "num_labels": 1}
+    reward_model["architectures"] = ["LlamaForSequenceClassification"]
+    (tmp_path / "config.json").write_text(json.dumps(reward_model))
+    settings = {
+        "algorithm.advantage": "gae",
+        "algorithm.drop_uninformative_groups": False,
+        "model.recompute": "full",
+    }
+    own = {"path": str(tmp_path), "recompute": "none", "offload": True, "optimizer": {"lr": 1e-3}}
+    as_policy = {"optimizer": {"lr": 1e-3, "host_frac": 0.25}}
+    found, shared = (
+        read_workload(recipe(**settings, critic=section), SMALL, world_size=1).critic
+        for section in (own, as_policy)
+    )
+    assert found.spec.num_layers == 2
+    assert (found.recompute, found.is_offloaded) == ("none", True)
+    assert (shared.spec, shared.recompute, shared.host_frac) == (SMALL, "full", 0.25)
+    with pytest.raises(ConfigError, match=r"critic\.path='nowhere'"):
+        read_workload(
+            recipe(**settings, critic={**as_policy, "path": "nowhere"}), SMALL, world_size=1
+        )
 
 
 def test_precision_and_offload_are_read():

@@ -5,7 +5,7 @@ from dataclasses import replace
 from megatron_longrlvr.model.rope_spec import RopeSpec
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.parallel.layout import ParallelLayout
-from megatron_longrlvr.planner.workload import Lengths, Rollout, Workload
+from megatron_longrlvr.planner.workload import CriticPart, Lengths, Rollout, Workload
 
 SMALL = ModelSpec(
     architecture="LlamaForCausalLM",
@@ -62,3 +62,16 @@ def workload(*, world_size=1, layout=None, rollout=None, **changes):
         save_every=0,
     )
     return replace(base, **changes)
+
+
+def critic(**changes):
+    """As large as the policy."""
+    part = CriticPart(
+        spec=SMALL,
+        element_bytes=2,
+        recompute="none",
+        is_optimizer_sharded=True,
+        host_frac=0.0,
+        is_offloaded=False,
+    )
+    return replace(part, **changes)

@@ -83,6 +83,21 @@ def test_tied_embedding_is_counted_once(tmp_path):
     assert held == found.num_model_parameters + spec.vocab_size * spec.hidden_size
 
 
+def test_a_critic_is_built_beside_the_policy(tmp_path, capsys):
+    spec = tiny_spec("llama", tie_word_embeddings=True)
+    critic = {
+        "algorithm.advantage": "gae",
+        "algorithm.drop_uninformative_groups": False,
+        "critic": {"optimizer": {"lr": 1e-3}},
+        "layout.pp": 2,
+    }
+    found = dry_run(small_run(tmp_path, spec, **critic), world_size=2)
+    held = {one.stage: one.num_parameters for one in found.critic_ranks}
+    # Its embedding is held once, and a row of the hidden size stands for the output layer.
+    assert sum(held.values()) == found.num_model_parameters + spec.hidden_size
+    assert "1 (critic)" in capsys.readouterr().out
+
+
 def test_parameters_of_another_shape_are_found(tmp_path):
     spec = tiny_spec("llama")
     config = small_run(tmp_path, spec)
