@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,21 @@ _NICENESS = 10
 class BackgroundWrite:
     """A save that has been planned and is being written; made on every rank."""
 
-    def __init__(self, request: Any, hashes: Path) -> None:  # noqa: ANN401 - megatron.core is untyped
+    def __init__(
+        self,
+        request: Any,  # noqa: ANN401 - megatron.core is untyped
+        hashes: Path,
+        *,
+        after: BackgroundWrite | None = None,
+    ) -> None:
         """Start writing.
 
         Args:
             request: megatron-core's AsyncRequest.
             hashes: File for the SHA-256 of what this rank writes.
+            after: A save that is finished before this one. What was written where comes back in one
+                queue for all saves of a process (``_get_write_results_queue``), so they write in
+                the order in which they are finished.
         """
         self._request = request
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -42,8 +52,9 @@ class BackgroundWrite:
         if request.preload_fn is not None:
             arguments[1] = request.preload_fn()
         paths = [Path(path) for path, *_ in arguments[1]]
+        earlier = None if after is None or after._process is None else after._process.sentinel
         self._process = multiprocessing.get_context("fork").Process(
-            target=_write, args=(request.async_fn, arguments, paths, hashes, os.getpid())
+            target=_write, args=(request.async_fn, arguments, paths, hashes, os.getpid(), earlier)
         )
         # Collecting garbage in the fork could end what belongs to the rank, such as CUDA memory.
         is_collecting = gc.isenabled()
@@ -100,12 +111,15 @@ def _write(
     paths: Sequence[Path],
     hashes: Path,
     parent: int,
+    earlier: int | None,
 ) -> None:
     die_with(parent)
     own = os.getpid()
     # megatron-core writes with processes of its own, one for each file.
     os.register_at_fork(after_in_child=lambda: die_with(own))
     os.nice(_NICENESS)
+    if earlier is not None:
+        wait([earlier])
     write(*arguments)
     # A file that could not be written is megatron-core's to report.
     digests = {str(path): sha256(path) for path in paths if path.is_file()}

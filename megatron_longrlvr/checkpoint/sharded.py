@@ -51,13 +51,21 @@ class TraineeWrite:
     as soon as this is made.
     """
 
-    def __init__(self, directory: Path, trainee: Trainee, *, hashes: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        trainee: Trainee,
+        *,
+        hashes: Path,
+        after: TraineeWrite | None = None,
+    ) -> None:
         """Start writing.
 
         Args:
             directory: Empty.
             trainee: Between two steps.
             hashes: File for the hashes of what this rank writes.
+            after: Another one's write that is finished before this one.
 
         Raises:
             CheckpointError: The disk has too little space, or some rank could not plan its share.
@@ -69,7 +77,8 @@ class TraineeWrite:
             request = dist_checkpointing.save(
                 state, str(directory), async_sharded_save=True, **SAVE_OPTIONS
             )
-            self._write = BackgroundWrite(request, hashes)
+            earlier = None if after is None else after._write
+            self._write = BackgroundWrite(request, hashes, after=earlier)
 
     @property
     def is_written(self) -> bool:

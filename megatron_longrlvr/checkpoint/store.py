@@ -95,18 +95,21 @@ class PendingCheckpoint:
         self._groups, self._directory = learner.policy.groups, directory
         self._partial = partial_directory(directory)
         _on_first_rank(self._groups, lambda: _clear(self._partial))
-        self._writes = [self._begin(WEIGHTS_DIRECTORY, learner)]
+        self._writes: list[TraineeWrite] = []
+        self._begin(WEIGHTS_DIRECTORY, learner)
         if critic is not None:
-            self._writes.append(self._begin(CRITIC_DIRECTORY, critic))
+            with critic.present():
+                self._begin(CRITIC_DIRECTORY, critic)
         _on_every_rank(self._groups, lambda: save_random_state(self._partial, self._groups.rank))
         _on_first_rank(self._groups, lambda: write_state(self._partial, state))
         self._manifest = _manifest(learner, state, config_fingerprint, metrics or {})
 
-    def _begin(self, name: str, trainee: Trainee) -> TraineeWrite:
+    def _begin(self, name: str, trainee: Trainee) -> None:
         directory = self._partial / name
         _on_first_rank(self._groups, lambda: directory.mkdir(exist_ok=True))
         hashes = self._partial / _HASHES / f"{name}_{self._groups.rank:05d}.json"
-        return TraineeWrite(directory, trainee, hashes=hashes)
+        after = self._writes[-1] if self._writes else None
+        self._writes.append(TraineeWrite(directory, trainee, hashes=hashes, after=after))
 
     @property
     def is_written(self) -> bool:
