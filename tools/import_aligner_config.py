@@ -2,9 +2,13 @@ r"""Turn NeMo-Aligner's configuration of a PPO actor into a recipe for trainer.l
 
     python tools/import_aligner_config.py gpt_ppo_actor.yaml --model models/llama \
         --train train.parquet --output my.yaml trainer.ppo.max_steps=500
+    python tools/import_aligner_config.py gpt_ppo_actor.yaml --critic gpt_ppo_critic.yaml \
+        --critic-model models/reward --model models/llama --train train.parquet \
+        trainer.ppo.max_steps=500 critic.model.optim.lr=1e-5
 
 What is not taken over stands at the head of the recipe, with its reason; a setting that the loop
-has no counterpart for ends the command. key=value replaces a setting of the file first.
+has no counterpart for ends the command. key=value replaces a setting of the actor's file first,
+critic.key=value one of the critic's.
 """
 
 from __future__ import annotations
@@ -22,16 +26,24 @@ from megatron_longrlvr.config.aligner_import import (
     import_aligner_config,
     read_aligner_config,
 )
+from megatron_longrlvr.config.aligner_keys import CRITIC_RULES
 from megatron_longrlvr.errors import ConfigError
 
+_CRITIC = "critic."
 
-def render(source: Path, found: AlignerImport) -> str:
+
+def render(found: AlignerImport, source: Path, critic: Path | None) -> str:
     """The recipe as YAML, behind what was left out."""
-    lines = [f"# From {source.name} of NeMo-Aligner. Not taken over:", "#"]
-    for key, reason in found.left_out.items():
-        lines += textwrap.wrap(
-            f"{key}: {reason}", 96, initial_indent="#   ", subsequent_indent="#     "
-        )
+    files = [(source, found.left_out)]
+    if critic is not None:
+        files.append((critic, found.critic_left_out))
+    lines = []
+    for path, left_out in files:
+        lines += [f"# From {path.name} of NeMo-Aligner. Not taken over:", "#"]
+        for key, reason in left_out.items():
+            lines += textwrap.wrap(
+                f"{key}: {reason}", 96, initial_indent="#   ", subsequent_indent="#     "
+            )
     return "\n".join(lines) + "\n" + yaml.safe_dump(dict(found.recipe), sort_keys=False)
 
 
@@ -42,6 +54,8 @@ def main() -> None:
     )
     parser.add_argument("source", type=Path, help="NeMo-Aligner's YAML, resolved or not")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in NeMo-Aligner's keys")
+    parser.add_argument("--critic", type=Path, help="NeMo-Aligner's YAML of the critic")
+    parser.add_argument("--critic-model", help="folder, for critic.path (default: --model)")
     parser.add_argument("--model", required=True, help="Hugging Face folder, for model.path")
     parser.add_argument(
         "--train", action="append", required=True, help="file of training prompts; may be repeated"
@@ -55,9 +69,19 @@ def main() -> None:
         train_files=arguments.train,
         eval_files=arguments.eval,
         group_size=arguments.group_size,
+        critic_path=arguments.critic_model,
     )
-    content = read_aligner_config(arguments.source, arguments.overrides)
-    text = render(arguments.source, import_aligner_config(content, new))
+    own = [one for one in arguments.overrides if one.startswith(_CRITIC)]
+    overrides = [one for one in arguments.overrides if not one.startswith(_CRITIC)]
+    actor = read_aligner_config(arguments.source, overrides)
+    critic = None
+    if arguments.critic is not None:
+        own = [one.removeprefix(_CRITIC) for one in own]
+        critic = read_aligner_config(arguments.critic, own, rules=CRITIC_RULES)
+    elif own:
+        raise ConfigError(f"{own[0]} is a setting of the critic's file; name it with --critic")
+    found = import_aligner_config(actor, new, critic=critic)
+    text = render(found, arguments.source, arguments.critic)
     if arguments.output is None:
         sys.stdout.write(text)
     else:

@@ -1,34 +1,61 @@
-"""Turn a NeMo-Aligner configuration of a PPO actor into a recipe.
+"""Turn NeMo-Aligner's configuration of a PPO actor, and of its critic, into a recipe.
 
-Every key of the file is taken over, left out with a reason, or refused: nothing of it is lost
-unsaid. The recipe has NeMo-Aligner's loop drive it, group advantages unless a critic is asked for,
-and the rewards of this package, which such a file cannot hold.
+Every key of the files is taken over, left out with a reason, or refused: nothing of them is lost
+unsaid. The recipe has NeMo-Aligner's loop drive it, with the critic's advantages where a critic's
+file is given and group advantages otherwise, and with the rewards of this package, which such files
+cannot hold.
 """
 
 from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_longrlvr.config.aligner_keys import DERIVED, Fixed, Left, Taken, find_rule
+from megatron_longrlvr.config.aligner_keys import (
+    CRITIC_DERIVED,
+    CRITIC_RULES,
+    DERIVED,
+    RULES,
+    SHARED_WITH_POLICY,
+    Fixed,
+    Left,
+    Rule,
+    Taken,
+    find_rule,
+)
 from megatron_longrlvr.config.load import parse_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
 
 _CRITIC = "critic."
 
+_EVALUATION = {
+    "model.ppo.num_val_samples": "evaluation.num_prompts",
+    "trainer.ppo.val_check_interval": "trainer.eval_every",
+}
+
+# What NeMo-Aligner's programs register with OmegaConf.
+_ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
+    "multiply": operator.mul,
+    "int_div": operator.floordiv,
+    "subtract": operator.sub,
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignerImport:
-    """A recipe, and what of the file is not in it."""
+    """A recipe, and what of the files is not in it."""
 
     recipe: Mapping[str, Any]
     left_out: Mapping[str, str]
-    """Reason by key of the file."""
+    """Reason by key of the actor's file."""
+
+    critic_left_out: Mapping[str, str]
+    """Reason by key of the critic's file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,55 +66,101 @@ class NewRecipe:
     train_files: Sequence[str]
     eval_files: Sequence[str] = ()
     group_size: int = 8
+    critic_path: str | None = None
+    """Where a critic starts; None for ``model_path``."""
 
 
-def read_aligner_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the file with its ``${...}`` filled in, NeMo's arithmetic included.
+def read_aligner_config(
+    path: Path, overrides: Sequence[str] = (), *, rules: Mapping[str, Rule] = RULES
+) -> dict[str, Any]:
+    """Read a file with its ``${...}`` filled in, NeMo's arithmetic included.
 
     Args:
         path: The YAML file.
         overrides: ``key=value`` in NeMo-Aligner's keys, as its command line takes them.
+        rules: Of its keys. What is left out is left as it stands, as it may refer to settings of a
+            checkpoint of NeMo's.
+
+    Returns:
+        Values by dotted key.
 
     Raises:
         ConfigError: It is no such file; names the key.
     """
-    from omegaconf import OmegaConf  # late: the schema must import quickly
+    from omegaconf import DictConfig, ListConfig, OmegaConf  # late: imports must be quick
     from omegaconf.errors import OmegaConfBaseException
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 2.4 has another name for it, which 2.3 does not know
-        OmegaConf.register_new_resolver("multiply", operator.mul, replace=True)
-        OmegaConf.register_new_resolver("int_div", operator.floordiv, replace=True)
+        for name, compute in _ARITHMETIC.items():
+            OmegaConf.register_new_resolver(name, compute, replace=True)
+
+    def value_of(key: str, value: object) -> object:
+        if isinstance(find_rule(key, rules), Left):
+            return value
+        found = OmegaConf.select(config, key)
+        is_node = isinstance(found, DictConfig | ListConfig)
+        return OmegaConf.to_container(found, resolve=True) if is_node else found
+
     try:
         config = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        content = OmegaConf.to_container(config, resolve=True)
+        content = OmegaConf.to_container(config, resolve=False)
+        if not isinstance(content, dict) or not {"trainer", "model"} <= content.keys():
+            raise ConfigError(
+                f"{path} is no configuration of a PPO actor or critic: no trainer and model in it"
+            )
+        keyed = {str(section): below for section, below in content.items()}
+        return {key: value_of(key, value) for key, value in _leaves(keyed)}
     except (OmegaConfBaseException, OSError) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or not {"trainer", "model"} <= content.keys():
-        raise ConfigError(f"{path} is no configuration of a PPO actor: no trainer and model in it")
-    return {str(key): value for key, value in content.items()}
 
 
-def import_aligner_config(content: Mapping[str, Any], new: NewRecipe) -> AlignerImport:
+def import_aligner_config(
+    actor: Mapping[str, Any], new: NewRecipe, *, critic: Mapping[str, Any] | None = None
+) -> AlignerImport:
     """Translate a configuration.
 
     Args:
-        content: As :func:`read_aligner_config` returns it.
-        new: What the file does not say.
+        actor: As :func:`read_aligner_config` returns it.
+        new: What the files do not say.
+        critic: The same of the critic's file, read with its rules; None for group advantages.
 
     Raises:
         ConfigError: A key is not known, has a value that our loop has no counterpart for, or is
             missing; names it.
     """
-    given = dict(_leaves(content))
+    taken, left_out = _translate(actor, RULES, DERIVED, what="PPO actor")
+    taken |= _batches(actor, new.group_size) | _lengths(actor) | _losses(actor)
+    taken |= _betas(actor, "optimizer")
+    critic_left_out: Mapping[str, str] = {}
+    if critic is None:
+        for key, target in _critic_targets(actor):
+            left_out[key] = f"group advantages have no critic; it would be {target}"
+            del taken[target]
+    else:
+        found, critic_left_out = _translate(critic, CRITIC_RULES, CRITIC_DERIVED, what="PPO critic")
+        _check_shared(actor, critic)
+        taken |= found | _betas(critic, "critic.optimizer") | _critics(actor, new)
+    if not new.eval_files:
+        for key, target in _EVALUATION.items():
+            if taken.pop(target, None) is not None:
+                left_out[key] = "no files to evaluate on were named"
+    taken |= _surroundings(new, has_evaluation="evaluation.num_prompts" in taken)
+    recipe = _nested(taken)
+    parse_config(recipe, TrainConfig, origin="the translated recipe")
+    return AlignerImport(recipe=recipe, left_out=left_out, critic_left_out=critic_left_out)
+
+
+def _translate(
+    given: Mapping[str, Any], rules: Mapping[str, Rule], derived: Set[str], *, what: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values by key of a recipe, and reasons by key of the file."""
     taken: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for key, value in given.items():
-        if key in DERIVED:
+        if key in derived:
             continue
-        match find_rule(key):
-            case Taken(target) if target.startswith(_CRITIC):
-                left_out[key] = f"group advantages have no critic; it would be {target}"
+        match find_rule(key, rules):
             case Taken(target, convert):
                 taken[target] = _converted(key, value, convert)
             case Fixed(values, reason):
@@ -97,14 +170,41 @@ def import_aligner_config(content: Mapping[str, Any], new: NewRecipe) -> Aligner
             case Left(reason):
                 left_out[key] = reason
             case None:
-                raise ConfigError(f"{key} is not a key of NeMo-Aligner's PPO actor")
-    taken |= _batches(given, new.group_size) | _lengths(given) | _losses(given)
-    if not new.eval_files and taken.pop("evaluation.num_prompts", None) is not None:
-        left_out["model.ppo.num_val_samples"] = "no files to evaluate on were named"
-    taken |= _surroundings(new, has_evaluation="evaluation.num_prompts" in taken)
-    recipe = _nested(taken)
-    parse_config(recipe, TrainConfig, origin="the translated recipe")
-    return AlignerImport(recipe=recipe, left_out=left_out)
+                raise ConfigError(f"{key} is not a key of NeMo-Aligner's {what}")
+    return taken, left_out
+
+
+def _critic_targets(actor: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Keys of the actor's file that are about the critic, and what they become."""
+    rules = [(key, find_rule(key)) for key in actor]
+    return [
+        (key, rule.key)
+        for key, rule in rules
+        if isinstance(rule, Taken) and rule.key.startswith(_CRITIC)
+    ]
+
+
+def _check_shared(actor: Mapping[str, Any], critic: Mapping[str, Any]) -> None:
+    for key, reason in SHARED_WITH_POLICY.items():
+        own, policys = critic.get(key), actor.get(key) or 1
+        if own is not None and own != policys:
+            raise ConfigError(
+                f"{key}={own} of the critic's file, and {policys} of the actor's, cannot be taken "
+                f"over: {reason}"
+            )
+
+
+def _critics(actor: Mapping[str, Any], new: NewRecipe) -> dict[str, Any]:
+    """What a recipe with a critic has besides the critic's own settings."""
+    found: dict[str, Any] = {
+        "algorithm.advantage": "gae",
+        "algorithm.drop_uninformative_groups": False,
+        "critic.path": new.critic_path,
+    }
+    warmup_steps = actor.get("trainer.ppo.critic_warmup_steps") or 0
+    steps = _needed(actor, "trainer.ppo.max_steps")
+    # NeMo-Aligner repeats its first step for the critic and counts one; here each of them counts.
+    return found | {"trainer.steps": steps + warmup_steps}
 
 
 def _batches(given: Mapping[str, Any], group_size: int) -> dict[str, Any]:
@@ -154,10 +254,14 @@ def _losses(given: Mapping[str, Any]) -> dict[str, Any]:
                 "and k3; set it to False (k1), or initial_policy_kl_penalty to 0"
             )
         found |= {"algorithm.kl.estimator": "k1", "algorithm.kl.place": "reward"}
-    if "model.optim.betas" in given:
-        beta1, beta2 = given["model.optim.betas"]
-        found |= {"optimizer.beta1": beta1, "optimizer.beta2": beta2}
     return found
+
+
+def _betas(given: Mapping[str, Any], section: str) -> dict[str, Any]:
+    if "model.optim.betas" not in given:
+        return {}
+    beta1, beta2 = given["model.optim.betas"]
+    return {f"{section}.beta1": beta1, f"{section}.beta2": beta2}
 
 
 def _surroundings(new: NewRecipe, *, has_evaluation: bool) -> dict[str, Any]:

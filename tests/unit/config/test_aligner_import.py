@@ -1,4 +1,11 @@
-"""A configuration of NeMo-Aligner's PPO actor becomes a recipe; nothing of it is lost unsaid."""
+"""A configuration of NeMo-Aligner's PPO actor becomes a recipe; nothing of it is lost unsaid.
+
+With the critic's it becomes a recipe with a critic. The two here have the keys of NeMo-Aligner
+0.7.0's own, of those that mean nothing to us a few.
+"""
+
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -8,6 +15,7 @@ from megatron_longrlvr.config.aligner_import import (
     import_aligner_config,
     read_aligner_config,
 )
+from megatron_longrlvr.config.aligner_keys import CRITIC_RULES
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.load import parse_config
 from megatron_longrlvr.config.schema import TrainConfig
@@ -27,6 +35,11 @@ ACTOR = {
             "initial_policy_kl_penalty": 0.01,
             "use_absolute_kl": False,
             "gae_lambda": 0.95,
+            "critic_warmup_steps": 20,
+            "trt_llm": {
+                "enable": False,
+                "max_input_len": "${subtract:${model.encoder_seq_length}, 1}",
+            },
             "normalize_advantages": True,
             "max_epochs": 1,
         },
@@ -37,7 +50,8 @@ ACTOR = {
         "explicit_log_dir": "/results",
         "name": "megatron_gpt_ppo_actor",
         "checkpoint_callback_params": {
-            "model_parallel_size": "${multiply:${model.tensor_model_parallel_size},2}"
+            # Of a checkpoint's own configuration, and not in this file.
+            "model_parallel_size": "${multiply:${model.context_parallel_size},2}"
         },
     },
     "pretrained_checkpoint": {"restore_from_path": None},
@@ -60,7 +74,9 @@ ACTOR = {
                 "max_length": "${int_div:${model.encoder_seq_length}, 4}",
                 "min_length": 1,
             },
+            "trt_llm": "${trainer.ppo.trt_llm}",
         },
+        "peft": {"peft_scheme": "none", "lora_tuning": {"adapter_dim": 32}},
         "mcore_gpt": True,
         "micro_batch_size": 2,
         "global_batch_size": 128,
@@ -87,12 +103,52 @@ ACTOR = {
 }
 
 
+CRITIC = {
+    "trainer": {
+        "num_nodes": 1,
+        "precision": 32,
+        "ppo": {"port": 5556, "max_steps": 10000, "gradient_clip_val": 0.75},
+        "max_steps": "${.ppo.max_steps}",
+    },
+    "exp_manager": {"explicit_log_dir": "/critic", "name": "megatron_gpt_critic"},
+    "pretrained_checkpoint": {"restore_from_path": None},
+    "model": {
+        "loss_clip_val": 0.2,
+        "offload_adam_states": True,
+        "output_sequence": True,
+        "reward_standardization": {"enable": False, "mean": None},
+        "forward_micro_batch_size": "${.micro_batch_size}",
+        "use_avg_pool": False,
+        "force_head_dtype": "float32",
+        "reward_model_type": "binary_ranking",
+        "regression": {"num_attributes": 1, "merge_attributes": True},
+        "micro_batch_size": 1,
+        "global_batch_size": 128,
+        "tensor_model_parallel_size": 4,
+        "encoder_seq_length": 4096,
+        "seed": 99,
+        "optim": {
+            **ACTOR["model"]["optim"],
+            "lr": 9e-6,
+            "betas": [0.8, 0.9],
+            "sched": {"name": "WarmupPolicy", "warmup_steps": 5},
+        },
+    },
+}
+
+
 @pytest.fixture
 def translate(tmp_path):
-    def run(*overrides):
-        path = tmp_path / "gpt_ppo_actor.yaml"
-        path.write_text(yaml.safe_dump(ACTOR))
-        return import_aligner_config(read_aligner_config(path, overrides), NEW)
+    """``critic_overrides`` are of the critic's file; None leaves that file away."""
+
+    def run(*overrides, critic_overrides=None, new=NEW):
+        actor, critic = tmp_path / "gpt_ppo_actor.yaml", None
+        actor.write_text(yaml.safe_dump(deepcopy(ACTOR), sort_keys=False))
+        if critic_overrides is not None:
+            path = tmp_path / "gpt_ppo_critic.yaml"
+            path.write_text(yaml.safe_dump(deepcopy(CRITIC), sort_keys=False))
+            critic = read_aligner_config(path, critic_overrides, rules=CRITIC_RULES)
+        return import_aligner_config(read_aligner_config(actor, overrides), new, critic=critic)
 
     return run
 
@@ -128,6 +184,59 @@ def test_settings_stand_in_the_recipe(translate):
     assert config.evaluation.num_prompts == 512
 
 
+def test_a_critics_settings_stand_in_the_recipe(translate):
+    new = replace(NEW, critic_path="models/reward")
+    found = translate(critic_overrides=[], new=new)
+    config = parse_config(found.recipe, TrainConfig, origin="recipe")
+    check_train_config(config, world_size=64)
+    critic, algorithm = config.critic, config.algorithm
+    assert (algorithm.advantage, algorithm.drop_uninformative_groups) == ("gae", False)
+    # NeMo-Aligner does not count the steps in which the critic learns alone.
+    assert (critic.warmup_steps, config.trainer.steps) == (20, 520)
+    assert (critic.path, critic.dtype, critic.offload) == ("models/reward", "fp32", True)
+    assert (critic.gamma, critic.lam, critic.value_clip) == (1.0, 0.95, 0.2)
+    optimizer = critic.optimizer
+    assert (optimizer.lr, optimizer.schedule, optimizer.warmup_steps) == (9e-6, "constant", 5)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.clip_grad) == (0.8, 0.9, 0.75)
+    # The policy's own are as they were.
+    assert (config.optimizer.lr, config.optimizer.beta1, config.optimizer.clip_grad) == (
+        *(9e-7, 0.9, 0.5),
+    )
+    assert (config.run.dir, config.run.seed) == ("/results", 1234)
+    assert "gae_lambda" not in " ".join(found.left_out)
+    assert "one run" in found.critic_left_out["exp_manager.explicit_log_dir"]
+    assert "run.seed" in found.critic_left_out["model.seed"]
+
+
+def test_no_bound_on_values_stays_none(translate):
+    recipe = translate(critic_overrides=["model.loss_clip_val=0"]).recipe
+    assert parse_config(recipe, TrainConfig, origin="recipe").critic.value_clip is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param("model.global_batch_size=64", "=64 .* 128 .*as many updates", id="updates"),
+        pytest.param("model.tensor_model_parallel_size=8", "=8 .* 4 .*layout", id="tp"),
+        pytest.param("model.context_parallel_size=2", "=2 .* 1 .*layout", id="cp"),
+        pytest.param("model.reward_standardization.enable=True", "units of reward", id="scale"),
+        pytest.param("model.use_avg_pool=True", "use_avg_pool=True .*every token", id="pool"),
+        pytest.param("model.regression.num_attributes=5", "num_attributes=5", id="attributes"),
+        pytest.param("model.optim.name=sgd", "optim.name=sgd .*AdamW", id="optimizer"),
+        pytest.param("model.dropout=0.1", "model.dropout is not a key .*critic", id="unknown"),
+    ],
+)
+def test_a_critics_setting_without_a_counterpart_is_refused_by_name(translate, override, message):
+    with pytest.raises(ConfigError, match=message):
+        translate(critic_overrides=[override])
+
+
+def test_without_files_to_evaluate_on_nothing_is_evaluated(translate):
+    found = translate(new=replace(NEW, eval_files=()))
+    check_train_config(parse_config(found.recipe, TrainConfig, origin="recipe"), world_size=64)
+    assert "no files" in found.left_out["trainer.ppo.val_check_interval"]
+
+
 def test_what_is_left_out_has_a_reason(translate):
     left_out = translate().left_out
     assert "no critic" in left_out["trainer.ppo.gae_lambda"]
@@ -153,6 +262,8 @@ def test_what_is_left_out_has_a_reason(translate):
         pytest.param("model.global_batch_size=96", "global_batch_size=96", id="updates"),
         pytest.param("model.ppo.length_params.max_length=4096", "leaves no prompt", id="length"),
         pytest.param("model.lora=True", "model.lora is not a key", id="unknown"),
+        pytest.param("trainer.ppo.best_of=4", "trainer.ppo.best_of is not a key", id="in-the-loop"),
+        pytest.param("model.peft.peft_scheme=lora", "peft_scheme=lora .*all weights", id="lora"),
         pytest.param("model.optim.lr=fast", "optimizer.lr", id="not-a-number"),
     ],
 )
@@ -164,5 +275,7 @@ def test_a_setting_without_a_counterpart_is_refused_by_name(translate, override,
 def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "other.yaml"
     path.write_text("model: {}\n")
-    with pytest.raises(ConfigError, match=r"other\.yaml is no configuration of a PPO actor"):
+    with pytest.raises(
+        ConfigError, match=r"other\.yaml is no configuration of a PPO actor or critic"
+    ):
         read_aligner_config(path)
