@@ -1,8 +1,9 @@
 """Train the toy task with each loop, side by side, and compare records, learning and time.
 
     python tools/compare_loops.py --record tests/records/loops.json
+    python tools/compare_loops.py --recipe tiny_ppo_cpu --record tests/records/loops_ppo.json
 
-Both runs are ``longrlvr train tiny_cpu`` from the same start with the same seed, in as many
+Both runs are ``longrlvr train`` of the recipe from the same start with the same seed, in as many
 processes as asked for, at the same time: they share whatever else the machine does.
 """
 
@@ -33,13 +34,14 @@ NOT_COMPARED = ("timing/", "memory/", "rollout/tokens_per_s", "aligner/")
 def main() -> None:
     """Read arguments, train, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--recipe", default="tiny_cpu")
     parser.add_argument("--procs", type=int, default=2)
     parser.add_argument("--record", type=Path, help="write the measurement here")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         dirs = {loop: Path(folder) / loop for loop in LOOPS}
-        cpu_seconds = train(dirs, arguments.procs, arguments.overrides)
+        cpu_seconds = train(arguments.recipe, dirs, arguments.procs, arguments.overrides)
         records = {loop: read_metric_log(path / "metrics.jsonl") for loop, path in dirs.items()}
     measured = {
         "differing_metrics": differing(records["native"], records["nemo_aligner"]),
@@ -47,20 +49,20 @@ def main() -> None:
         "cpu_seconds_of_all_processes": cpu_seconds,
         "cpu_ratio": round(cpu_seconds["nemo_aligner"] / cpu_seconds["native"], 3),
     }
-    record = describe(measured, arguments.procs, arguments.overrides)
+    record = describe(measured, arguments.recipe, arguments.procs, arguments.overrides)
     print(json.dumps(record, indent=1))
     if arguments.record is not None:
         arguments.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def train(dirs: dict[str, Path], procs: int, overrides: list[str]) -> dict[str, float]:
+def train(recipe: str, dirs: dict[str, Path], procs: int, overrides: list[str]) -> dict[str, float]:
     """Train with all loops at once; CPU seconds of each, start included."""
     running = {}
     for loop, run_dir in dirs.items():
         command = [
             *(sys.executable, "-m", "launch.torchrun", "--standalone"),
             *("--local-addr", "127.0.0.1", "--nproc-per-node", str(procs)),
-            *("-m", "megatron_longrlvr", "train", "tiny_cpu"),
+            *("-m", "megatron_longrlvr", "train", recipe),
             *(f"trainer.loop={loop}", f"run.dir={run_dir}", *overrides),
         ]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -101,13 +103,15 @@ def held_out(records: list[MetricRecord]) -> list[dict[str, float]]:
     ]
 
 
-def describe(measured: dict[str, object], procs: int, overrides: list[str]) -> dict[str, object]:
+def describe(
+    measured: dict[str, object], recipe: str, procs: int, overrides: list[str]
+) -> dict[str, object]:
     """The measurement with what it was taken on."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     return {
-        "what": "recipe tiny_cpu with either loop, at the same time, one seed; what differs but "
+        "what": f"recipe {recipe} with either loop, at the same time, one seed; what differs but "
         "clocks and allocators, held-out scores, CPU seconds with start and evaluation",
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
