@@ -3,6 +3,11 @@
 A plan is a list of copies that can be printed, counted and tested without processes. A rank of
 the engine receives whole Hugging Face tensors, put together from the parts that the ranks of its
 own replica hold; what a rank holds itself it copies without a link.
+
+Copies take the way that ``model/hf_gather.py`` sends parts: among expert-parallel ranks, then along
+the pipeline, then over the tensor-parallel ranks. A part of another stage therefore reaches each
+tensor-parallel rank's own part of the model once, over whatever joins the stages, and is passed on
+from there.
 """
 
 from __future__ import annotations
@@ -128,7 +133,7 @@ def _copies_of(
     other_numel = math.prod(tensor.shape) // tensor.shape[split or 0]
     return [
         Copy(
-            source_rank=_holder(tensor, layout, target, tp_rank),
+            source_rank=_sender(tensor, layout, target, tp_rank),
             target_rank=target,
             hf_name=tensor.hf_name,
             dim=split,
@@ -141,17 +146,22 @@ def _copies_of(
     ]
 
 
-def _holder(tensor: SourceTensor, layout: ParallelLayout, target: int, tp_rank: int) -> int:
-    """The rank that holds a part and shares the other coordinates with the target."""
+def _sender(tensor: SourceTensor, layout: ParallelLayout, target: int, tp_rank: int) -> int:
+    """The rank that a part comes from on the last leg of its way; the target if it holds it."""
     own = layout.coordinates(target)
+    if tp_rank != own.tp:
+        wanted = (tp_rank, own.pp, own.ep)
+    elif tensor.stage != own.pp:
+        wanted = (tp_rank, tensor.stage, own.ep)
+    else:
+        wanted = (tp_rank, own.pp, own.ep if tensor.expert_rank is None else tensor.expert_rank)
+    if wanted == (own.tp, own.pp, own.ep):
+        return target
     for rank in range(layout.world_size):
         place = layout.coordinates(rank)
-        if (place.tp, place.pp) != (tp_rank, tensor.stage):
-            continue
-        if tensor.expert_rank is None:
-            is_holder = (place.cp, place.dp) == (own.cp, own.dp)
-        else:
-            is_holder = (place.ep, place.expert_dp) == (tensor.expert_rank, own.expert_dp)
-        if is_holder:
+        same_rows = (place.cp, place.dp) == (own.cp, own.dp)
+        # Experts cross the ranks that have other rows of the batch.
+        is_peer = same_rows if wanted[2] == own.ep else place.expert_dp == own.expert_dp
+        if (place.tp, place.pp, place.ep) == wanted and is_peer:
             return rank
-    raise AssertionError(f"no rank holds part {tp_rank} of {tensor.hf_name}")
+    raise AssertionError(f"no rank sends part {tp_rank} of {tensor.hf_name}")

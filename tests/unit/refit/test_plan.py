@@ -4,6 +4,7 @@ Small cases are worked out by hand; over layouts the invariants are that the ran
 cover it without overlap at every target, and that bytes add up to the model's size.
 """
 
+import itertools
 import math
 
 import pytest
@@ -75,17 +76,53 @@ def test_every_rank_gets_every_byte_once(degrees):
             assert sum(copy.num_bytes for copy in own) == 2 * math.prod(tensor.shape)
 
 
+def holds(layout, rank, tensor, part):
+    """Whether a rank of the trainer holds a part, the one of this number along the split dim."""
+    place = layout.coordinates(rank)
+    has_part = part in (None, place.tp) or layout.tp == 1
+    return has_part and place.pp == tensor.stage and tensor.expert_rank in (None, place.ep)
+
+
 @pytest.mark.parametrize("degrees", LAYOUTS)
-def test_sources_hold_what_they_send(degrees):
+def test_sources_hold_what_they_send_or_were_sent_it_themselves(degrees):
     layout = ParallelLayout(world_size=8, **degrees)
-    stages = {tensor.hf_name: tensor.stage for tensor in tensors(layout)}
-    for copy in plan_copies(tensors(layout), layout, element_bytes=2):
-        source, target = layout.coordinates(copy.source_rank), layout.coordinates(copy.target_rank)
-        assert source.pp == stages[copy.hf_name]
-        if copy.hf_name == "expert":
-            assert (source.ep, source.expert_dp) == (layout.ep - 1, target.expert_dp)
-        else:
-            assert (source.cp, source.dp) == (target.cp, target.dp)
+    by_name = {tensor.hf_name: tensor for tensor in tensors(layout)}
+    senders = {
+        (copy.target_rank, copy.hf_name, copy.start): copy.source_rank
+        for copy in plan_copies(list(by_name.values()), layout, element_bytes=2)
+    }
+    for (target, name, start), source in senders.items():
+        tensor, legs = by_name[name], [target]
+        while legs[-1] != source:
+            legs.append(source)
+            source = senders[source, name, start]
+        size = tensor.part_size
+        assert holds(layout, source, tensor, start // size if size else None)
+        axes = [
+            (before.tp != after.tp, before.pp != after.pp, before.ep != after.ep)
+            for before, after in itertools.pairwise(map(layout.coordinates, legs))
+        ]
+        assert all(sum(changed) == 1 for changed in axes)
+
+
+def test_another_stage_sends_each_tensor_parallel_rank_its_own_part_alone():
+    layout = ParallelLayout(world_size=4, tp=2, pp=2)
+    copies = plan_copies(tensors(layout), layout, element_bytes=1)
+    between = {
+        (copy.source_rank, copy.target_rank, copy.hf_name)
+        for copy in copies
+        if layout.coordinates(copy.source_rank).pp != layout.coordinates(copy.target_rank).pp
+    }
+    # Ranks 0 and 1 have the embedding and the norm, 2 and 3 the output and the expert.
+    assert between == {
+        (source, target, name)
+        for low, high in ((0, 2), (1, 3))
+        for source, target, names in (
+            (low, high, ("embed", "norm")),
+            (high, low, ("down", "expert")),
+        )
+        for name in names
+    }
 
 
 def test_data_parallel_replicas_copy_within_themselves():
