@@ -40,7 +40,7 @@ from megatron_longrlvr.parallel.device import device
 from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
 from megatron_longrlvr.rollout.expert_choices import Choices, ChoicesSoFar
 from megatron_longrlvr.rollout.expert_recording import recorded_choices
-from megatron_longrlvr.rollout.sampling import choose_tokens, sample_uniforms
+from megatron_longrlvr.rollout.sampling import check_lengths, choose_tokens, sample_uniforms
 from megatron_longrlvr.stages import (
     FinishReason,
     PolicyVersion,
@@ -122,7 +122,11 @@ class MegatronEngine:
         """Sample every prompt; see ``RolloutEngine``.
 
         Collective over expert-parallel ranks, also for those without prompts.
+
+        Raises:
+            RuntimeError: A prompt is too long for the model.
         """
+        check_lengths(prompts, params, context_tokens=self.policy.spec.max_position_embeddings)
         with self._inference():
             samples = self._decode_all(prompts, params, on_sample)
         return RolloutBatch(step=prompts.step, group_size=prompts.group_size, samples=samples)

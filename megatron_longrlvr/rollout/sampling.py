@@ -1,4 +1,4 @@
-"""Choosing tokens from logits, with random numbers that belong to the sample.
+"""Choosing tokens from logits, with random numbers that belong to the sample; and what fits.
 
 A sample's random numbers depend on its identity alone, not on the batch it is decoded in or
 on the layout, so a resumed or a differently parallel run draws the same tokens.
@@ -16,6 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from megatron_longrlvr.rollout.engine import SamplingParams
+from megatron_longrlvr.stages import PromptBatch
+
+
+def check_lengths(prompts: PromptBatch, params: SamplingParams, *, context_tokens: int) -> None:
+    """Refuse prompts that leave too little of an engine's context for a whole response.
+
+    Raises:
+        RuntimeError: Names the prompt.
+    """
+    for prompt in prompts.prompts:
+        num_tokens = len(prompt.token_ids)
+        if num_tokens + params.max_response_tokens > context_tokens:
+            raise RuntimeError(
+                f"prompt {prompt.prompt_id} of step {prompts.step} has {num_tokens} tokens, which "
+                f"with a response of up to {params.max_response_tokens} do not fit the engine's "
+                f"context of {context_tokens}; prompts are to be at most data.max_prompt_tokens"
+            )
 
 
 def sample_key(*, seed: int, step: int, prompt_id: str, sample_index: int) -> int:

@@ -22,7 +22,7 @@ from megatron_longrlvr.refit.publisher import ProcessPublisher
 from megatron_longrlvr.rollout.engine import OnSample, SamplingParams
 from megatron_longrlvr.rollout.engine_memory import KV_CACHE, WEIGHTS, EngineMemory
 from megatron_longrlvr.rollout.expert_choices import Choices, choices_of_group
-from megatron_longrlvr.rollout.sampling import sample_key
+from megatron_longrlvr.rollout.sampling import check_lengths, sample_key
 from megatron_longrlvr.stages import (
     FinishReason,
     PolicyVersion,
@@ -107,7 +107,9 @@ class VllmColocatedEngine:
 
         Raises:
             RefitMismatch: The engine samples from another version than was published last.
+            RuntimeError: A prompt is too long for the engine.
         """
+        check_lengths(prompts, params, context_tokens=self._context_tokens)
         self._check_version()
         self._wake_all()
         requests = self._requests(prompts, params)
@@ -140,7 +142,7 @@ class VllmColocatedEngine:
 
         self._wake_all()
         self.llm.reset_prefix_cache()
-        longest = self.llm.llm_engine.model_config.max_model_len - 1
+        longest = self._context_tokens - 1
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(sequence[:longest])} for sequence in sequences],
             VllmParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
@@ -161,6 +163,10 @@ class VllmColocatedEngine:
     def can_testify(self) -> bool:
         """Whether the engine still has the weights that it sampled from; see ``Witness``."""
         return self.memory.keeps_weights
+
+    @property
+    def _context_tokens(self) -> int:
+        return int(self.llm.llm_engine.model_config.max_model_len)
 
     @property
     def _is_one_engine_per_share(self) -> bool:

@@ -80,7 +80,8 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
     """Build this rank's engine, or its part of one; every rank of the run calls this.
 
     Raises:
-        ConfigError: vLLM is missing, or cannot run this model on CPU.
+        ConfigError: vLLM is missing, cannot run this model on CPU, or has too little memory for
+            the longest prompt and response.
     """
     require_vllm("vllm_colocated")
     os.environ.update(_ENVIRONMENT)
@@ -96,26 +97,29 @@ def start_llm(shape: EngineShape, config: VllmConfig) -> LLM:
 
     if not has_cuda():
         _prepare_cpu(shape, config)
-    llm = LLM(
-        str(shape.model_folder),
-        dtype=DTYPES[shape.dtype],
-        skip_tokenizer_init=True,
-        generation_config="vllm",  # the folder's would change how tokens are chosen
-        logprobs_mode="processed_logprobs",  # after the temperature
-        max_model_len=shape.max_model_len,
-        max_num_seqs=shape.max_concurrent_samples,
-        tensor_parallel_size=config.tensor_parallel,
-        distributed_executor_backend="external_launcher",
-        enforce_eager=config.enforce_eager,
-        enable_prefix_caching=config.prefix_caching,
-        enable_chunked_prefill=chunks_prefill(config),
-        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-        disable_log_stats=True,
-        seed=0,  # samples bring seeds of their own
-        enable_sleep_mode=has_cuda() and config.sleep_level > 0,
-        enable_return_routed_experts=shape.returns_experts,
-        **cache_settings(config),
-    )
+    try:
+        llm = LLM(
+            str(shape.model_folder),
+            dtype=DTYPES[shape.dtype],
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # the folder's would change how tokens are chosen
+            logprobs_mode="processed_logprobs",  # after the temperature
+            max_model_len=shape.max_model_len,
+            max_num_seqs=shape.max_concurrent_samples,
+            tensor_parallel_size=config.tensor_parallel,
+            distributed_executor_backend="external_launcher",
+            enforce_eager=config.enforce_eager,
+            enable_prefix_caching=config.prefix_caching,
+            enable_chunked_prefill=chunks_prefill(config),
+            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            disable_log_stats=True,
+            seed=0,  # samples bring seeds of their own
+            enable_sleep_mode=has_cuda() and config.sleep_level > 0,
+            enable_return_routed_experts=shape.returns_experts,
+            **cache_settings(config),
+        )
+    except ValueError as refusal:  # a cache that holds no whole prompt, for instance
+        raise ConfigError(f"vLLM refuses the settings of rollout.vllm: {refusal}") from None
     # It would take the training process's own groups down with it when the process ends.
     llm.llm_engine.engine_core._finalizer.detach()
     if not has_cuda() and config.tensor_parallel > 1:

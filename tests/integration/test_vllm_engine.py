@@ -1,13 +1,15 @@
 """vLLM samples from the learner's weights, and says so when it does not.
 
 Promise: log-probabilities that vLLM reports are the learner's, before and after an update, at
-temperature 1 and 0.7, also where the output layer is tied to the embedding; a sample's random
-numbers are its own; every way in which a refit can go wrong that is tried here stops with its
-cause in the message. Engines are real and each has a process to itself.
+temperature 1 and 0.7, also where the output layer is tied to the embedding; every way in which a
+refit can go wrong that is tried here stops with its cause in the message. Engines are real and each
+has a process to itself. What all engines promise is asked in test_engine_protocol.
 """
 
+import re
+from pathlib import Path
+
 import pytest
-import torch
 
 from megatron_longrlvr.config.load import RECIPES
 from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary, write_toy_tokenizer
@@ -16,18 +18,19 @@ from megatron_longrlvr.model.weight_map import hf_shapes
 from megatron_longrlvr.observability.metric_log import read_metric_log
 from megatron_longrlvr.observability.samples import list_samples, read_samples
 from megatron_longrlvr.rollout.engine import SamplingParams
-from megatron_longrlvr.stages import FinishReason, PromptBatch
+from megatron_longrlvr.stages import PromptBatch
 from megatron_longrlvr.trainer.session import run_training
-from tests.support.micro_batches import as_micro_batch
 from tests.support.spawn import run_distributed
 from tests.support.tiny_models import save_tiny_model
 from tests.support.vllm_runs import (
+    gap,
     needs_vllm,
     perturb,
     random_prompts,
     start_engine,
     vllm_config,
 )
+from tools.check_vllm_agreement import compare
 
 pytestmark = needs_vllm
 
@@ -37,7 +40,8 @@ VOCAB_SIZE = len(toy_vocabulary())
 LENGTHS = [70, 3, 41, 100]
 GROUP_SIZE = 6
 TIMEOUT_S = 400.0
-STOP_IDS = frozenset(range(2, VOCAB_SIZE, 3))  # a third of the tokens: some samples meet none
+SMOLLM2 = Path(__file__).parents[2] / "models" / "smollm2" / "hf"
+WHEN = ("before", "after")
 # vLLM's kernel for experts on CPU takes them in multiples of 32.
 EXPERT_SIZES = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64}
 # Models whose weights vLLM holds differently.
@@ -67,21 +71,6 @@ def generate(engine, temperature=1.0, *, lengths=LENGTHS, tokens=24):
     return engine.generate(batch, sampling(temperature, tokens=tokens)).samples
 
 
-def gap(policy, samples, temperature):
-    """Largest difference of log-probabilities, and over how many tokens."""
-    learned = policy.logprobs([as_micro_batch(one) for one in samples], temperature=temperature)
-    worst, count = 0.0, 0
-    for sample, logprobs in zip(samples, learned, strict=True):
-        own = logprobs[len(sample.prompt.token_ids) :]
-        worst = max(worst, float((own - torch.tensor(sample.behavior_logprobs)).abs().max()))
-        count += len(own)
-    return worst, count
-
-
-def written(samples):
-    return [(one.prompt.prompt_id, one.sample_index, one.token_ids) for one in samples]
-
-
 def message_of(function, *args):
     try:
         function(*args)
@@ -105,20 +94,10 @@ def agreement_before_and_after(policy, engine):
     return gaps
 
 
-def check_toy(rank, world_size, folder):  # noqa: ARG001
+def tell_of_faults(rank, world_size, folder):  # noqa: ARG001
     policy, engine = start_engine(folder, verify_columns=1000)
-    found = {"gaps": agreement_before_and_after(policy, engine)}
     engine.publish(2)
-    together = generate(engine)
-    alone = [generate(engine, lengths=LENGTHS[:1])][0]
-    found["together"], found["alone"] = written(together), written(alone)
-    found["again"] = written(generate(engine))
-    found["versions"] = {one.policy_version for one in together}
-    found["greedy"] = written(generate(engine, 0.0))
-    usual, engine.stop_ids = engine.stop_ids, STOP_IDS
-    found["ends"] = [(one.finish_reason, one.token_ids) for one in generate(engine, tokens=3)]
-    engine.stop_ids = usual
-    return {**found, "faults": inject_faults(policy, engine)}
+    return inject_faults(policy, engine)
 
 
 def inject_faults(policy, engine):
@@ -196,8 +175,8 @@ def wide_toy():
 
 
 @pytest.fixture(scope="module")
-def toy(wide_toy):
-    return run_distributed(check_toy, 1, wide_toy, timeout_s=TIMEOUT_S)[0]
+def faults(wide_toy):
+    return run_distributed(tell_of_faults, 1, wide_toy, timeout_s=TIMEOUT_S)[0]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -218,36 +197,9 @@ def assert_agreement(gaps):
     assert worst > 10 * AGREEMENT_ATOL
 
 
-def test_engine_and_learner_agree_before_and_after_an_update(toy):
-    assert_agreement(toy["gaps"])
-    assert sum(count for _, count in list(toy["gaps"].values())[:4]) >= 400
-
-
 def test_other_models_agree_before_and_after_an_update(other):
     assert_agreement(other["gaps"])
     assert sum(count for _, count in list(other["gaps"].values())[:4]) >= 400
-
-
-def test_samples_do_not_depend_on_what_is_decoded_beside_them(toy):
-    assert toy["alone"] == toy["together"][:GROUP_SIZE]
-    assert toy["again"] == toy["together"]
-    assert len({token_ids for *_, token_ids in toy["alone"]}) > 1
-
-
-def test_greedy_samples_of_a_group_are_the_same(toy):
-    by_prompt = {}
-    for prompt_id, _, token_ids in toy["greedy"]:
-        by_prompt.setdefault(prompt_id, set()).add(token_ids)
-    assert [len(group) for group in by_prompt.values()] == [1] * len(LENGTHS)
-
-
-def test_samples_end_as_they_say_and_carry_the_version(toy):
-    for reason, token_ids in toy["ends"]:
-        assert STOP_IDS.isdisjoint(token_ids[:-1])
-        assert (token_ids[-1] in STOP_IDS) == (reason is FinishReason.STOP)
-        assert reason is FinishReason.STOP or len(token_ids) == 3
-    assert {reason for reason, _ in toy["ends"]} == {FinishReason.STOP, FinishReason.LENGTH}
-    assert toy["versions"] == {2}
 
 
 @pytest.mark.parametrize(
@@ -261,13 +213,24 @@ def test_samples_end_as_they_say_and_carry_the_version(toy):
         ("corrupted bucket", "corrupted on its way to the engine: model.layers.0."),
     ],
 )
-def test_refit_that_goes_wrong_stops_with_its_cause(toy, fault, message):
-    assert message in toy["faults"][fault]
+def test_refit_that_goes_wrong_stops_with_its_cause(faults, fault, message):
+    assert message in faults[fault]
 
 
 def test_stale_tied_output_layer_is_named(other):
     if other["is_tied"]:
         assert "stale output layer after the update to version 3" in other["stale head"]
+
+
+@pytest.mark.skipif(
+    not SMOLLM2.is_dir(), reason="bash launch/quickstart.sh --recipe smollm2_cpu makes the model"
+)
+def test_a_real_model_agrees_before_and_after_an_optimizer_step():
+    found = compare(SMOLLM2, group_size=4, tokens=8)
+    gaps = [found[f"{when}, temperature {value}"] for when in WHEN for value in ("1", "0.7")]
+    assert sum(gap["tokens"] for gap in gaps) >= 400
+    assert max(gap["max"] for gap in gaps) < AGREEMENT_ATOL
+    assert found["old_samples_under_new_weights"]["max"] > 10 * AGREEMENT_ATOL
 
 
 def test_every_tensor_of_the_engine_but_experts_can_be_read_back(other):
@@ -279,12 +242,18 @@ def test_every_tensor_of_the_engine_but_experts_can_be_read_back(other):
     [
         pytest.param({}, "cannot run heads of 8 dims on CPU", id="narrow-heads"),
         pytest.param({"chunked_prefill": True}, "chunked_prefill=true needs", id="chunked"),
+        # 128 tokens of 4 KiB, of the 160 that a prompt and its response may have.
+        pytest.param(
+            {"kv_cache_gib": 2**-11},
+            "refuses the settings of rollout.vllm: .* larger than the available KV cache",
+            id="small-cache",
+        ),
     ],
 )
-def test_what_vllm_cannot_do_on_cpu_is_refused(wide_toy, vllm, message):
+def test_what_vllm_cannot_do_is_refused(wide_toy, vllm, message):
     folder = wide_toy if vllm else RECIPES / "toy_start"
     (said,) = run_distributed(refuse, 1, folder, vllm, timeout_s=TIMEOUT_S)
-    assert message in said
+    assert re.search(message, said)
 
 
 def test_training_run_whose_engines_are_cut_otherwise_than_its_learners(wide_toy, tmp_path):

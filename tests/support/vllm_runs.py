@@ -1,9 +1,9 @@
-"""vLLM engines inside the ranks of a test; importable without vLLM."""
+"""Engines inside the ranks of a test; importable without vLLM."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.data.tokenizer import load_tokenizer
 from megatron_longrlvr.model.policy import Policy
-from megatron_longrlvr.stages import Prompt
+from megatron_longrlvr.stages import Prompt, Sample
 from tests.support.learners import start_policy
+from tests.support.micro_batches import as_micro_batch
 from tests.support.runs import toy_config
 
 needs_vllm = pytest.mark.skipif(
@@ -41,12 +42,13 @@ def start_engine(
     engine_dtype: str = "fp32",
     run_dir: Path = Path("unused"),
     changes: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
     **vllm: Any,
 ) -> tuple[Policy, Any]:
     """A policy and the engine of this rank; the engine has not been published to."""
     from megatron_longrlvr.trainer.engines import build_engine
 
-    policy = start_policy(folder, {}, world_size)
+    policy = start_policy(folder, {}, world_size, **(model or {}))
     config = vllm_config(folder, run_dir, model__dtype=engine_dtype, vllm=vllm, **(changes or {}))
     return policy, build_engine(config, policy, load_tokenizer(folder))
 
@@ -75,3 +77,19 @@ def perturb(policy: Policy, *, seed: int) -> None:
             for parameter in chunk.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(0.1 * parameter.abs().mean() * noise)
+
+
+def gap(policy: Policy, samples: Sequence[Sample], temperature: float) -> tuple[float, int]:
+    """Largest difference from the learner's log-probabilities, and over how many tokens."""
+    learned = policy.logprobs([as_micro_batch(one) for one in samples], temperature=temperature)
+    worst, count = 0.0, 0
+    for sample, logprobs in zip(samples, learned, strict=True):
+        own = logprobs[len(sample.prompt.token_ids) :]
+        worst = max(worst, float((own - torch.tensor(sample.behavior_logprobs)).abs().max()))
+        count += len(own)
+    return worst, count
+
+
+def written(samples: Sequence[Sample]) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Who wrote what: prompt, place in the group, tokens."""
+    return [(one.prompt.prompt_id, one.sample_index, tuple(one.token_ids)) for one in samples]
