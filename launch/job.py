@@ -232,10 +232,12 @@ def _plan_servers(request: JobRequest, job: Job, site: Site) -> ServerGroup:
             f"--server-nodes {request.server_nodes} needs rollout.engine=vllm_server and no "
             f"rollout.server.urls, got {rollout.engine} and {rollout.server.urls}"
         )
-    if rollout.server.transfer_dir.startswith(_NODE_LOCAL):
+    server = rollout.server
+    if server.transport == "files" and server.transfer_dir.startswith(_NODE_LOCAL):
         raise ConfigError(
-            f"rollout.server.transfer_dir={rollout.server.transfer_dir} is memory or disk of one "
-            "node; name a folder that the servers' nodes share with the trainer's"
+            f"rollout.server.transfer_dir={server.transfer_dir} is memory or disk of one node; set "
+            "rollout.server.transport=broadcast, or name a folder that the servers' nodes share "
+            "with the trainer's"
         )
     gpus, wanted = site.server_node.gpus, rollout.vllm.tensor_parallel
     if gpus and wanted > gpus:

@@ -64,7 +64,7 @@ for nodes that the run does not reach by itself; rollout.server.urls tells the r
 
   longrlvr serve my.yaml --port 8000
   longrlvr train my.yaml 'rollout.server.urls=[http://node7:8000]' \\
-      rollout.server.transfer_dir=/shared/transfer
+      rollout.server.transport=broadcast
 
 `python -m launch submit my.yaml --server-nodes N` does both in one job.
 """

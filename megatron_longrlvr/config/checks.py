@@ -70,6 +70,11 @@ def check_engine_size(config: TrainConfig, layout: ParallelLayout) -> None:
             f"rollout.vllm.tensor_parallel={rollout.vllm.tensor_parallel} does not divide the "
             f"{layout.world_size} processes of this run"
         )
+    if rollout.engine == "vllm_server" and rollout.server.broadcast_senders > layout.world_size:
+        raise ConfigError(
+            f"rollout.server.broadcast_senders={rollout.server.broadcast_senders} is above the "
+            f"{layout.world_size} processes of this run"
+        )
     needed = config.data.max_prompt_tokens + rollout.max_response_tokens
     if rollout.vllm.max_model_len is not None and rollout.vllm.max_model_len < needed:
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from megatron_longrlvr.config.section import Section
@@ -41,6 +43,19 @@ class RolloutServerConfig(Section):
     in_flight_updates: bool = False
     """Change the weights while samples are being written, which go on with the new ones; otherwise
     an update waits for those that a server has begun."""
+
+    transport: Literal["files", "broadcast"] = "files"
+    """How weights get to the servers: as files in ``transfer_dir``, or by broadcast to the workers
+    of all servers at once (NCCL on GPU, gloo on CPU)."""
+
+    broadcast_timeout_s: float = Field(default=60.0, gt=0)
+    """For one bucket to reach all servers, and for them to come together before. A server that is
+    lost meanwhile is left out of the update, and the others get the bucket again."""
+
+    broadcast_senders: int = Field(default=1, gt=0)
+    """Ranks that broadcast, the first ones of the run, each every n-th bucket by way of its own
+    network adapter; ``layout.tp`` of them keep those of a node busy. A worker of a server holds a
+    bucket of each at a time."""
 
     transfer_dir: str = "/dev/shm"
     """Where weights are handed over, as files: in memory, or on a file system that servers on other

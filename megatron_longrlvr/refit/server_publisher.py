@@ -1,23 +1,23 @@
-"""The learner's end of a refit to servers: pause, hand over as files, reset, verify, resume.
+"""The learner's end of a refit to servers: pause, hand over, reset, verify, resume.
 
-Every rank takes part in gathering the weights; the first one writes them and talks to the servers.
+Every rank takes part in gathering the weights; the first one sends them and talks to the servers.
 What goes wrong there is raised on all ranks, once the gathering is done.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_longrlvr.config.rollout_server import RolloutServerConfig
 from megatron_longrlvr.errors import RefitMismatch
 from megatron_longrlvr.http.background import BackgroundLoop
 from megatron_longrlvr.model.hf_export import export_hf
@@ -27,6 +27,13 @@ from megatron_longrlvr.parallel.collectives import broadcast_object
 from megatron_longrlvr.refit.buckets import fill_buckets
 from megatron_longrlvr.refit.checksum import checksum
 from megatron_longrlvr.refit.marks import explain_difference, held_names, mark, marked_columns
+from megatron_longrlvr.refit.senders import Senders
+from megatron_longrlvr.refit.server_transport import (
+    Action,
+    BroadcastTransport,
+    FileTransport,
+    ServerTransport,
+)
 from megatron_longrlvr.refit.settings import RefitSettings
 from megatron_longrlvr.rollout.server_client import RequestRefused, ServerClient, ServerFault
 from megatron_longrlvr.rollout.server_pool import ServerPool, ServersFailed
@@ -57,7 +64,11 @@ class _Update:
     marks: dict[tuple[str, str], int] = field(default_factory=dict)
     """By name and place of the part."""
 
+    checksums: dict[str, str] = field(default_factory=dict)
+    """Of the tensors of the round by name, as text."""
+
     num_bytes: int = 0
+    num_rounds: int = 0
 
 
 class ServerPublisher:
@@ -69,9 +80,7 @@ class ServerPublisher:
         pool: ServerPool,
         background: BackgroundLoop,
         settings: RefitSettings,
-        *,
-        transfer_dir: Path,
-        in_flight: bool,
+        server: RolloutServerConfig,
     ) -> None:
         """Say nothing to the servers yet.
 
@@ -80,16 +89,23 @@ class ServerPublisher:
             pool: The servers.
             background: Where the pool lives.
             settings: How weights are handed over.
-            transfer_dir: Where the files lie; the servers read there.
-            in_flight: Change weights under samples that are being written.
+            server: How servers are reached.
         """
         self.policy = policy
         self.pool = pool
         self.settings = settings
         self._background = background
-        self._folder = transfer_dir
-        self.in_flight = in_flight
-        self._connected: set[str] = set()
+        self._transport: ServerTransport
+        if server.transport == "broadcast":
+            senders = Senders(
+                policy.groups,
+                count=server.broadcast_senders,
+                timeout_s=server.broadcast_timeout_s,
+            )
+            self._transport = BroadcastTransport(self._begin, senders)
+        else:
+            self._transport = FileTransport(self._begin, Path(server.transfer_dir))
+        self.in_flight = server.in_flight_updates
         self.num_updates = 0
 
     def publish(self, version: PolicyVersion) -> Mapping[str, float]:
@@ -106,22 +122,26 @@ class ServerPublisher:
         update = _Update(version=version, is_verified=every > 0 and self.num_updates % every == 0)
         start = time.perf_counter()
         # Before any server changes: no rank may take a new version for a wrong one.
-        self._wait(self.pool.admit_for_update())
+        strangers = self._background.submit(self.pool.admit_for_update()).result()
         dist.barrier(group=world)
-        tensors = export_hf(self.policy, bucket_bytes=self.settings.bucket_bytes)
-        problem, verify_s = "", 0.0
+        rounds, problem, verify_s = self._rounds(update), "", 0.0
         if self.policy.groups.rank == 0:
             try:
-                verify_s = self._replace(update, tensors)
+                verify_s = self._replace(update, rounds, strangers)
             except (ServersFailed, ServerFault, RequestRefused, RefitMismatch) as failure:
                 problem = f"version {version} did not get to the rollout servers: {failure}"
-        for _ in tensors:  # the other ranks' part in it, or what a failure has left over
-            pass
+            for _ in rounds:  # what a failure has left over
+                with self._transport.lead():
+                    pass
+        else:
+            self._transport.follow()
+            for _ in rounds:
+                self._transport.follow()
         told = (problem, update.num_bytes, verify_s)
         problem, num_bytes, verify_s = broadcast_object(told, world)
         if problem:
             raise RefitMismatch(problem)
-        self._wait(self.pool.hold(version))
+        self._background.submit(self.pool.hold(version)).result()
         self.num_updates += 1
         seconds = time.perf_counter() - start - verify_s
         return {
@@ -130,18 +150,23 @@ class ServerPublisher:
             names.REFIT_VERIFY_S: verify_s,
         }
 
-    def _replace(self, update: _Update, tensors: Iterator[tuple[str, Tensor]]) -> float:
+    def _replace(self, update: _Update, rounds: Iterator[None], strangers: frozenset[str]) -> float:
         """Send everything; returns the seconds that verifying took."""
-        self._everywhere(lambda client: client.pause(keeps_running=self.in_flight))
-        new = set(self._everywhere(_do_nothing)) - self._connected
-        if new:
-            self._everywhere(lambda client: _connect(client, new))
-            self._connected |= new
-        if update.is_verified:
-            update.parts = self._held_parts()
-        self._everywhere(lambda client: client.start_update())
-        for bucket in fill_buckets(tensors, bucket_bytes=self.settings.bucket_bytes):
-            self._send(update, bucket)
+        with self._transport.lead():
+            self._everywhere(lambda client: client.pause(keeps_running=self.in_flight))
+            if strangers:
+                # One of them may have been lost in the middle of an update, and be back.
+                self._everywhere(_forget_update(strangers))
+            self._transport.connect(strangers)
+            if update.is_verified:
+                update.parts = self._held_parts()
+            self._everywhere(lambda client: client.start_update())
+        for _ in rounds:
+            with self._transport.lead():
+                self._transport.send(update.num_rounds, update.checksums or None)
+            update.num_rounds += 1
+            update.checksums = {}
+        self._transport.check(update.num_rounds)
         self._everywhere(lambda client: client.finish_update(update.version))
         self._reset_prefix_cache(update.version)
         start = time.perf_counter()
@@ -151,20 +176,26 @@ class ServerPublisher:
         self._everywhere(lambda client: client.resume())
         return verify_s
 
-    def _send(self, update: _Update, bucket: Mapping[str, Tensor]) -> None:
+    def _rounds(self, update: _Update) -> Iterator[None]:
+        """Gather the weights, a round of buckets at a time; every rank does so alike."""
+        tensors = export_hf(self.policy, bucket_bytes=self.settings.bucket_bytes)
+        size, count = self._transport.round_size, 0
+        for bucket in fill_buckets(tensors, bucket_bytes=self.settings.bucket_bytes):
+            if self.policy.groups.rank == 0:
+                self._note(update, bucket)
+            self._transport.keep(count % size, bucket)
+            count += 1
+            if count % size == 0:
+                yield
+        if count % size:
+            yield
+
+    def _note(self, update: _Update, bucket: Mapping[str, Tensor]) -> None:
         update.num_bytes += sum(tensor.nbytes for tensor in bucket.values())
-        checksums = None
         if update.is_verified:
-            checksums = {name: str(checksum(tensor)) for name, tensor in bucket.items()}
             for name, tensor in bucket.items():
+                update.checksums[name] = str(checksum(tensor))
                 self._mark(update, name, tensor)
-        path = self._folder / f"longrlvr-{os.getpid()}-{update.version}.safetensors"
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in bucket.items()}, path)
-            content = {"path": str(path), "checksums": checksums}
-            self._everywhere(lambda client: client.send_bucket(content))
-        finally:
-            path.unlink(missing_ok=True)
 
     def _mark(self, update: _Update, name: str, tensor: Tensor) -> None:
         is_tied = self.policy.spec.tie_word_embeddings
@@ -213,20 +244,19 @@ class ServerPublisher:
                     )
                     raise RefitMismatch(f"{url}: {explained}")
 
-    def _everywhere(self, action: Any) -> dict[str, Any]:  # noqa: ANN401 - of what it returns
-        return self._wait(self.pool.update(action))  # type: ignore[no-any-return]
+    def _everywhere(self, action: Action) -> dict[str, Any]:
+        return self._begin(action).result()
 
-    def _wait(self, work: Any) -> Any:  # noqa: ANN401
-        return self._background.submit(work).result()
-
-
-async def _do_nothing(client: ServerClient) -> None:
-    """Only tells who is there."""
+    def _begin(self, action: Action) -> Future[dict[str, Any]]:
+        return self._background.submit(self.pool.update(action))
 
 
-async def _connect(client: ServerClient, new: set[str]) -> None:
-    if client.url in new:
-        await client.connect_transfer()
+def _forget_update(urls: frozenset[str]) -> Action:
+    async def forget(client: ServerClient) -> None:
+        if client.url in urls:
+            await client.call_workers("longrlvr_forget_update")
+
+    return forget
 
 
 async def _ask_parts(client: ServerClient) -> Sequence[Mapping[str, Any]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FILES_BACKEND = "longrlvr_files"
-"""Name of the transport through files, for vLLM."""
+SERVER_BACKEND = "longrlvr_server"
+"""Name of a server's end of a refit, for vLLM; it takes buckets as files and by broadcast."""
 
-FILES_EXTENSION = "megatron_longrlvr.refit.file_receiver.RefitExtension"
+SERVER_EXTENSION = "megatron_longrlvr.refit.server_receiver.RefitExtension"
 """What a server's workers import to know it."""
 
 

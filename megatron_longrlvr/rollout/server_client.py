@@ -72,9 +72,14 @@ class ServerClient:
             )
         return _read_sample(reply)
 
+    async def check_health(self, *, timeout_s: float) -> str:
+        """Make sure that the server is well, whatever its engine is busy with; returns its URL."""
+        await self._request(self._control, "GET", "/health", timeout_s=timeout_s, is_json=False)
+        return self.url
+
     async def version(self, *, timeout_s: float) -> str:
         """Make sure that the server is well; returns the version of its weights."""
-        await self._request(self._control, "GET", "/health", timeout_s=timeout_s, is_json=False)
+        await self.check_health(timeout_s=timeout_s)
         info = await self._request(self._control, "GET", "/weight_info", timeout_s=timeout_s)
         return str(info.get("weight_version"))
 
@@ -85,9 +90,9 @@ class ServerClient:
     async def resume(self) -> None:
         await self._update("/resume")
 
-    async def connect_transfer(self) -> None:
-        """Get ready for updates; once per server."""
-        await self._update("/init_weight_transfer_engine", {"init_info": {}})
+    async def connect_transfer(self, info: Mapping[str, Any]) -> None:
+        """Get ready for updates, for broadcasts from whom ``info`` says; may be repeated."""
+        await self._update("/init_weight_transfer_engine", {"init_info": info})
 
     async def start_update(self) -> None:
         await self._update("/start_weight_update")

@@ -8,7 +8,7 @@ come. A server that is back with old weights stays down until the next update re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from megatron_longrlvr.config.rollout_server import RolloutServerConfig
@@ -42,7 +42,8 @@ class _Server:
         """Health checks in a row."""
 
         self.last_failure = "not asked yet"
-        self.writing: set[asyncio.Task[WrittenSample]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """What it is doing; given up when it goes down."""
 
 
 class ServerPool:
@@ -65,6 +66,9 @@ class ServerPool:
         self._version: str | None = None
         """That servers must hold; None while an update is on its way."""
 
+        self._last_version: str | None = None
+        """Of the last update."""
+
         self._updating: list[_Server] = []
         self._watchers: list[asyncio.Task[None]] = []
         self.num_resent = 0
@@ -72,10 +76,9 @@ class ServerPool:
 
     async def hold(self, version: PolicyVersion) -> None:
         """Use the servers that hold this version from now on, and begin to watch them."""
-        self._version = str(version)
+        self._version = self._last_version = str(version)
         await asyncio.gather(*(self._check(server) for server in self._servers))
-        if not self._watchers:
-            self._watchers = [asyncio.create_task(self._watch(server)) for server in self._servers]
+        self._start_watching()
 
     async def write(self, request: Mapping[str, Any], *, place: int) -> WrittenSample:
         """Have one sample written.
@@ -95,7 +98,7 @@ class ServerPool:
                 await asyncio.sleep(_BACKOFF_S * 2**attempt)
             server = await self._choose(place + attempt)
             try:
-                return await self._write_with(server, request)
+                return await _run(server, server.client.write(request))
             except ServerFault as fault:
                 problem = str(fault)
         raise ServersFailed(
@@ -104,9 +107,11 @@ class ServerPool:
         )
 
     async def update(
-        self, action: Callable[[ServerClient], Awaitable[_Value]]
+        self, action: Callable[[ServerClient], Coroutine[Any, Any, _Value]]
     ) -> dict[str, _Value]:
         """Do something with every server that was admitted; one that fails is out and down.
+
+        So is one that does not answer its health checks meanwhile.
 
         Returns:
             What came of it, by address.
@@ -118,7 +123,7 @@ class ServerPool:
         """
         servers = self._updating
         results = await asyncio.gather(
-            *(action(server.client) for server in servers), return_exceptions=True
+            *(_run(server, action(server.client)) for server in servers), return_exceptions=True
         )
         done: dict[str, _Value] = {}
         for server, result in zip(tuple(servers), results, strict=True):
@@ -133,34 +138,27 @@ class ServerPool:
             raise ServersFailed(f"no rollout server is left: {self._failures()}")
         return done
 
-    async def admit_for_update(self) -> None:
+    async def admit_for_update(self) -> frozenset[str]:
         """Begin an update of every server that answers, whatever weights it holds.
 
         Until ``hold`` is called, those that were up write on and no other one begins to.
+
+        Returns:
+            Addresses of those that do not hold the weights of the last update: they were not in
+            it, or have been started again since.
         """
         self._version = None
-        held = await asyncio.gather(*(self._ask_version(server) for server in self._servers))
-        self._updating = [
-            server for server, version in zip(self._servers, held, strict=True) if version
-        ]
+        versions = await asyncio.gather(*(self._ask_version(server) for server in self._servers))
+        held = dict(zip(self._servers, versions, strict=True))
+        self._updating = [server for server, version in held.items() if version]
+        self._start_watching()
+        return frozenset(
+            server.client.url for server in self._updating if held[server] != self._last_version
+        )
 
     async def close(self) -> None:
         for server in self._servers:
             await server.client.close()
-
-    async def _write_with(self, server: _Server, request: Mapping[str, Any]) -> WrittenSample:
-        task = asyncio.create_task(server.client.write(request))
-        server.writing.add(task)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            own = asyncio.current_task()
-            if own is None or own.cancelling():  # it is this request that was given up
-                raise
-            raise ServerFault(f"{server.client.url}: {server.last_failure}") from None
-        finally:
-            server.writing.discard(task)
-            task.cancel()
 
     async def _choose(self, place: int) -> _Server:
         """The server for a place, or the next one that is up; waits for one."""
@@ -187,38 +185,77 @@ class ServerPool:
             return False
         return True
 
+    def _start_watching(self) -> None:
+        if not self._watchers:
+            self._watchers = [asyncio.create_task(self._watch(server)) for server in self._servers]
+
     async def _watch(self, server: _Server) -> None:
         while True:
             await asyncio.sleep(self._config.health_every_s)
             await self._check(server)
 
     async def _check(self, server: _Server) -> None:
-        held = await self._ask_version(server)
-        if held is None:
+        expected = self._version
+        if expected is None:
+            # In the middle of an update an engine cannot tell its version.
+            is_well = await self._is_well(server)
+            held = None
+        else:
+            held = await self._ask_version(server)
+            is_well = held is not None
+        if not is_well:
             if server.num_failures >= self._config.health_failures:
                 self._take_down(server, server.last_failure)
-        elif held == self._version:
-            server.is_up = True
-        elif self._version is not None:  # else an update is on its way
-            self._take_down(server, f"holds version {held} instead of {self._version}")
+        elif held is not None and self._version == expected:
+            if held == expected:
+                server.is_up = True
+            else:
+                self._take_down(server, f"holds version {held} instead of {expected}")
 
     async def _ask_version(self, server: _Server) -> str | None:
         """Version that a server holds; None where it is not well."""
+        return await self._ask(server, server.client.version)
+
+    async def _is_well(self, server: _Server) -> bool:
+        return await self._ask(server, server.client.check_health) is not None
+
+    async def _ask(self, server: _Server, question: Callable[..., Awaitable[str]]) -> str | None:
+        limit = self._config.health_timeout_s
         try:
-            async with asyncio.timeout(self._config.health_timeout_s):
-                held = await server.client.version(timeout_s=self._config.health_timeout_s)
+            async with asyncio.timeout(limit):
+                answer = await question(timeout_s=limit)
         except (ServerFault, RequestRefused, TimeoutError) as failure:
             server.num_failures += 1
             server.last_failure = str(failure) or "a health check timed out"
             return None
         server.num_failures = 0
-        return held
+        return answer
 
     def _take_down(self, server: _Server, reason: str) -> None:
         server.is_up = False
         server.last_failure = reason
-        for task in server.writing:
+        for task in server.tasks:
             task.cancel()
 
     def _failures(self) -> str:
         return "; ".join(f"{server.client.url}: {server.last_failure}" for server in self._servers)
+
+
+async def _run(server: _Server, work: Coroutine[Any, Any, _Value]) -> _Value:
+    """Have a server do something for as long as it is not taken down.
+
+    Raises:
+        ServerFault: It is, or fails.
+    """
+    task = asyncio.create_task(work)
+    server.tasks.add(task)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        own = asyncio.current_task()
+        if own is None or own.cancelling():  # it is this request that was given up
+            raise
+        raise ServerFault(f"{server.client.url}: {server.last_failure}") from None
+    finally:
+        server.tasks.discard(task)
+        task.cancel()

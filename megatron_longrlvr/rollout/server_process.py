@@ -20,7 +20,7 @@ from pathlib import Path
 from megatron_longrlvr.config.vllm import VllmConfig
 from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.device import has_cuda
-from megatron_longrlvr.refit.settings import FILES_BACKEND, FILES_EXTENSION
+from megatron_longrlvr.refit.settings import SERVER_BACKEND, SERVER_EXTENSION
 from megatron_longrlvr.rollout.vllm_library import (
     DTYPES,
     EngineShape,
@@ -58,8 +58,8 @@ def server_command(shape: EngineShape, config: VllmConfig) -> ServerCommand:
         "--tensor-parallel-size": config.tensor_parallel,
         "--generation-config": "vllm",  # the folder's would change how tokens are chosen
         "--logprobs-mode": "processed_logprobs",  # after the temperature
-        "--weight-transfer-config": f'{{"backend": "{FILES_BACKEND}"}}',
-        "--worker-extension-cls": FILES_EXTENSION,
+        "--weight-transfer-config": f'{{"backend": "{SERVER_BACKEND}"}}',
+        "--worker-extension-cls": SERVER_EXTENSION,
         "--seed": 0,  # samples bring seeds of their own
         **{f"--{name.replace('_', '-')}": size for name, size in cache_settings(config).items()},
     }

@@ -98,14 +98,7 @@ def _build_server(
     # Every replica asks for its own samples.
     share = max(config.rollout.max_concurrent_samples // groups.layout.dp, 1)
     pool = ServerPool(urls, server, max_concurrent=share)
-    publisher = ServerPublisher(
-        policy,
-        pool,
-        background,
-        _refit_settings(config),
-        transfer_dir=Path(server.transfer_dir),
-        in_flight=server.in_flight_updates,
-    )
+    publisher = ServerPublisher(policy, pool, background, _refit_settings(config), server)
     return VllmServerEngine(
         pool,
         publisher,

@@ -1,7 +1,8 @@
 """A real HTTP server that speaks vLLM's routes of sampling and updating, and fails as it is told.
 
 What it writes depends on the request's seed alone, as with vLLM, so any server writes the same. Its
-weights are real tensors, read from the files it is sent; only no model computes with them.
+weights are real tensors, read from the files or broadcasts it is sent; only no model computes with
+them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from megatron_longrlvr.errors import RefitMismatch
+from megatron_longrlvr.refit.bucket_reader import BucketReader, GroupInfo, ServerBucket
 from megatron_longrlvr.refit.marks import mark, marked_columns
 from tests.support.http_server import HttpReply, HttpServer
 
@@ -73,6 +77,11 @@ class RolloutServer(HttpServer):
         """Of everything else but health checks, in order, without the query."""
 
         self.weights: dict[str, Tensor] = {} if weights is None else load_file(weights)
+        self.reader = BucketReader(torch.device("cpu"))
+        self.joins_broadcasts = True
+        self.on_bucket: Callable[[ServerBucket], HttpReply | None] | None = None
+        """What is answered instead of reading a bucket; None for reading it."""
+
         self.version = version
         self.is_well = True
         self.resets_cache = True
@@ -98,6 +107,20 @@ class RolloutServer(HttpServer):
         self.routes.append(path)
         if path == "/pause" and self.version == "0" and self.holds_first:
             await self._has_begun.wait()
+        if path == "/init_weight_transfer_engine":
+            if self.joins_broadcasts:
+                info = GroupInfo(**payload["init_info"])
+                await asyncio.to_thread(self.reader.join, info, worker=0)
+            return _json({"message": "done"})
+        if path == "/update_weights":
+            bucket = ServerBucket(**payload["update_info"])
+            if self.on_bucket is not None and (instead := self.on_bucket(bucket)) is not None:
+                return instead
+            try:
+                self.weights.update(await asyncio.to_thread(self.reader.read, bucket))
+            except RefitMismatch as mismatch:
+                return _json({"error": {"message": str(mismatch), "code": 500}}, status=500)
+            return _json({"message": "done"})
         return self._control(path, payload)
 
     async def _write(self, payload: dict[str, Any]) -> HttpReply:
@@ -140,8 +163,8 @@ class RolloutServer(HttpServer):
             self._runs.clear()
         elif path == "/resume":
             self._runs.set()
-        elif path == "/update_weights":
-            self.weights.update(load_file(payload["update_info"]["path"]))
+        elif path == "/start_weight_update":
+            self.reader.begin()
         elif path == "/finish_weight_update":
             if self.spoils is not None:
                 self.spoils(self.weights)
@@ -152,9 +175,15 @@ class RolloutServer(HttpServer):
             return _json({"success": self.resets_cache})
         elif path == "/collective_rpc":
             return _json({"results": [getattr(self, f"_{payload['method']}")(*payload["args"])]})
-        elif path not in {"/init_weight_transfer_engine", "/start_weight_update"}:
+        else:
             return HttpReply(status=404)
         return _json({"message": "done"})
+
+    def _longrlvr_forget_update(self) -> dict[str, bool]:
+        return {"was_active": False}
+
+    def _longrlvr_read_buckets(self) -> dict[str, int]:
+        return {"buckets": self.reader.num_read}
 
     def _longrlvr_held_parts(self) -> dict[str, Any]:
         return {

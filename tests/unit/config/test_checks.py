@@ -161,6 +161,12 @@ REFUSED = [
         id="vllm-ranks",
     ),
     pytest.param(
+        {**AHEAD, "rollout.server": {"broadcast_senders": 3}},
+        2,
+        "rollout.server.broadcast_senders=3 is above the 2 processes",
+        id="more-senders-than-ranks",
+    ),
+    pytest.param(
         {**VLLM, "rollout.vllm": {"max_model_len": 499}},
         2,
         "rollout.vllm.max_model_len=499 is below the 500 tokens",

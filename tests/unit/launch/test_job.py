@@ -55,6 +55,11 @@ def test_sweep_takes_every_combination(tmp_path):
     assert job.configs[5].run.dir == f"{tmp_path}/sweep/005"
 
 
+def test_servers_that_weights_are_broadcast_to_need_no_shared_folder():
+    overrides = ("rollout.server.transfer_dir=/dev/shm", "rollout.server.transport=broadcast")
+    assert plan_servers(*overrides).servers.count == 16
+
+
 @pytest.mark.parametrize(
     ("overrides", "request_fields", "message"),
     [
