@@ -46,8 +46,8 @@ ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "smollm2" / "hf"
 TEXT = ROOT / "README.md"
 TEXT_CHARS = 10_000
-PROMPT_TOKENS = (24, 100, 250, 600)
-MAX_MODEL_LEN = 768
+PROMPT_TOKENS = (16, 50, 120, 250)
+MAX_MODEL_LEN = 320
 TEMPERATURES = (1.0, 0.7)
 # Adam's first step moves every weight by about this much.
 LEARNING_RATE = 1e-5
@@ -58,8 +58,8 @@ def main() -> None:
     """Read arguments, compare, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=MODEL, help="Hugging Face folder")
-    parser.add_argument("--group-size", type=int, default=4, help="samples of each prompt")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens of each sample")
+    parser.add_argument("--group-size", type=int, default=2, help="samples of each prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each sample")
     parser.add_argument("--record", type=Path, help="write the comparison here")
     arguments = parser.parse_args()
     if not arguments.model.is_dir():

@@ -226,7 +226,7 @@ def test_stale_tied_output_layer_is_named(other):
     not SMOLLM2.is_dir(), reason="bash launch/quickstart.sh --recipe smollm2_cpu makes the model"
 )
 def test_a_real_model_agrees_before_and_after_an_optimizer_step():
-    found = compare(SMOLLM2, group_size=4, tokens=8)
+    found = compare(SMOLLM2, group_size=2, tokens=16)
     gaps = [found[f"{when}, temperature {value}"] for when in WHEN for value in ("1", "0.7")]
     assert sum(gap["tokens"] for gap in gaps) >= 400
     assert max(gap["max"] for gap in gaps) < AGREEMENT_ATOL
