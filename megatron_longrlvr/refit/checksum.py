@@ -7,41 +7,65 @@ they are laid out in memory, and one changed number changes it.
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import torch
 from torch import Tensor
 
-# Elements handled at a time: int64 copies of them stay small beside any weight.
-_CHUNK_NUMEL = 2**22
+# Elements that share a set of weights; few enough that a block stays in a core's cache.
+_BLOCK_NUMEL = 2**15
+# Handled at a time; on an accelerator many small kernels would cost more than the memory.
+_BLOCKS_AT_ONCE = {"cpu": 1, "cuda": 2**8}
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
-# An odd multiplier (Knuth's 2**32 over the golden ratio) spreads positions over 31 bits.
+# Odd multipliers (Knuth's 2**32 over the golden ratio, and that of 64 bits) spread positions.
 _SPREAD = 2_654_435_761
-_POSITION_MASK = 2**31 - 1
+_BLOCK_SPREAD = 0x9E3779B97F4A7C15
+_WORD = 2**64
 
 
 @torch.no_grad()
 def checksum(tensor: Tensor) -> int:
     """Sum of the bit patterns, each weighted by its position, modulo 2**64.
 
-    Zeros count alike whatever their sign, and numbers too small to be normal count as zero: a
-    matrix product, through which packed weights are read back, keeps neither apart.
+    Every weight is an odd number, that of the place in a block of elements times that of the block,
+    so that one changed number always shows. Zeros count alike whatever their sign, and numbers too
+    small to be normal count as zero: a matrix product, through which packed weights are read back,
+    keeps neither apart.
 
     Args:
         tensor: Floating point, of any shape; read in order of its indices.
     """
     flat = tensor.detach().reshape(-1)
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    tiny = torch.finfo(flat.dtype).tiny
-    for start in range(0, flat.numel(), _CHUNK_NUMEL):
-        chunk = flat[start : start + _CHUNK_NUMEL]
-        chunk = torch.where(chunk.abs() < tiny, torch.zeros_like(chunk), chunk)
-        bits = chunk.view(_BITS[chunk.element_size()]).long()
-        position = torch.arange(start, start + len(bits), device=flat.device)
-        # 31 bits by 32 bits: the product fits, the sum wraps around.
-        total += (bits * (position * _SPREAD & _POSITION_MASK | 1)).sum()
-    return int(total)
+    weights = _weights(flat.device)
+    at_once = _BLOCK_NUMEL * _BLOCKS_AT_ONCE[flat.device.type]
+    total = 0
+    for start in range(0, flat.numel(), at_once):
+        products = _bits(flat[start : start + at_once]).long()
+        whole = products.numel() // _BLOCK_NUMEL * _BLOCK_NUMEL
+        sums = (products[:whole].view(-1, _BLOCK_NUMEL) * weights).sum(dim=1).tolist()
+        if whole < products.numel():
+            rest = products[whole:]
+            sums.append(int((rest * weights[: len(rest)]).sum()))
+        for block, block_sum in enumerate(sums, start // _BLOCK_NUMEL):
+            total += block_sum * (block * _BLOCK_SPREAD | 1)
+    return total % _WORD
+
+
+@cache
+def _weights(device: torch.device) -> Tensor:
+    """[_BLOCK_NUMEL] int64, those of the places in a block."""
+    return torch.arange(_BLOCK_NUMEL, device=device) * _SPREAD | 1
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Bit patterns as whole numbers of the same size."""
+    kind = _BITS[values.element_size()]
+    bits = values.view(kind)
+    smallest = torch.tensor(torch.finfo(values.dtype).tiny, dtype=values.dtype).view(kind).item()
+    magnitude = bits & torch.iinfo(kind).max
+    return torch.where(magnitude < smallest, 0, bits)
 
 
 def sample_columns(name: str, width: int, *, count: int | None, version: int) -> list[int]:

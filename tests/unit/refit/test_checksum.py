@@ -13,9 +13,15 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def test_two_numbers_by_hand():
-    # 1.0 is 0x3f800000 and 2.0 is 0x40000000; position 0 weighs 1, position 1 weighs
-    # (2654435761 mod 2**31) | 1 = 506952113.
-    assert checksum(torch.tensor([1.0, 2.0])) == 0x3F800000 + 0x40000000 * 506952113
+    # 1.0 is 0x3f800000 and 2.0 is 0x40000000; place 0 weighs 1 and place 1 weighs 2654435761,
+    # in block 0, which weighs 1.
+    assert checksum(torch.tensor([1.0, 2.0])) == 0x3F800000 + 0x40000000 * 2_654_435_761
+
+
+def test_a_number_in_the_second_block_by_hand():
+    # 2**15 zeros before it: place 0 of block 1.
+    weight = 0x9E3779B97F4A7C15
+    assert checksum(torch.cat([torch.zeros(2**15), torch.ones(1)])) == 0x3F800000 * weight % 2**64
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,11 +47,16 @@ def test_zeros_and_what_is_smaller_than_normal_count_alike():
     assert checksum(torch.tensor([-0.0, 1e-40])) == checksum(torch.zeros(2))
 
 
-def test_parts_of_a_long_tensor_are_added_up(monkeypatch):
-    tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+def test_a_long_tensor_has_the_same_checksum_however_many_blocks_are_handled_at_once(monkeypatch):
+    tensor = torch.randn(5 * 2**15 + 3, generator=torch.Generator().manual_seed(0))
     whole = checksum(tensor)
-    monkeypatch.setattr("megatron_longrlvr.refit.checksum._CHUNK_NUMEL", 7)
+    monkeypatch.setattr("megatron_longrlvr.refit.checksum._BLOCKS_AT_ONCE", {"cpu": 2})
     assert checksum(tensor) == whole
+
+
+def test_blocks_that_change_places_change_it():
+    tensor = torch.randn(2, 2**15, generator=torch.Generator().manual_seed(0))
+    assert checksum(tensor) != checksum(tensor.flip(0))
 
 
 def test_columns_differ_between_versions_and_repeat_within_one():
