@@ -78,7 +78,7 @@ class TraineeWrite:
                 state, str(directory), async_sharded_save=True, **SAVE_OPTIONS
             )
             earlier = None if after is None else after._write
-            self._write = BackgroundWrite(request, hashes, after=earlier)
+            self._write: BackgroundWrite = BackgroundWrite(request, hashes, after=earlier)
 
     @property
     def is_written(self) -> bool:
