@@ -130,6 +130,15 @@ def micro_batch(runs: Sequence[Run], *, weight: Callable[[Item], float]) -> Micr
     )
 
 
+def experts_of(sample: Sample) -> torch.Tensor | None:
+    """[layers, T, experts per token] int16 of a sample by itself; None where it tells none."""
+    row = _Row()
+    row.add_prompt(sample)
+    nothing = [0.0] * len(sample.token_ids)
+    row.add_response(Item(sample=sample, reward=0.0, advantages=nothing), weight=0.0)
+    return row.stacked_experts()
+
+
 def unlearned_row(
     token_ids: Sequence[int],
     *,

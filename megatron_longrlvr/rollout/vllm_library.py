@@ -173,8 +173,8 @@ def _prepare_cpu(shape: EngineShape, config: VllmConfig) -> None:
         )
     if shape.returns_experts:
         raise ConfigError(
-            "rollout.routing_replay=true needs the experts that the engine chose, which vLLM's "
-            "kernels for CPU do not tell; use a GPU or rollout.engine=megatron"
+            "rollout.routing_replay=true needs the experts that the engine chose, which vLLM tells "
+            "on GPU alone; set rollout.engine=megatron or rollout.routing_replay=false"
         )
     if chunks_prefill(config):
         raise ConfigError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from megatron_longrlvr.algorithms.mismatch_cause import Finding, SampleEvidence, find_cause
-from megatron_longrlvr.algorithms.rows import unlearned_row
+from megatron_longrlvr.algorithms.rows import experts_of, unlearned_row
 from megatron_longrlvr.model.policy import Policy
 from megatron_longrlvr.stages import MicroBatch, Sample
 
@@ -80,4 +81,5 @@ def _known(logprobs: Tensor, afresh: Sequence[float]) -> Tensor:
 def _row(sequence: Sequence[int], sample: Sample) -> MicroBatch:
     """The sample alone, with everything behind its first token to be scored."""
     name = f"{sample.prompt.prompt_id}/{sample.sample_index}"
-    return unlearned_row(sequence, num_given=1, sample_ids=(name,))
+    row = unlearned_row(sequence, num_given=1, sample_ids=(name,))
+    return replace(row, experts=experts_of(sample))

@@ -248,6 +248,11 @@ def test_every_tensor_of_the_engine_but_experts_can_be_read_back(other):
             "refuses the settings of rollout.vllm: .* larger than the available KV cache",
             id="small-cache",
         ),
+        pytest.param(
+            {"changes": {"rollout__routing_replay": True}},
+            "rollout.routing_replay=true needs the experts",
+            id="routing-replay",
+        ),
     ],
 )
 def test_what_vllm_cannot_do_is_refused(wide_toy, vllm, message):

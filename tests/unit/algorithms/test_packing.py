@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.algorithms.policy_loss import PolicyLossInput, policy_loss
+from megatron_longrlvr.algorithms.rows import experts_of
 from megatron_longrlvr.stages import ExpertChoices, Segment
 from tests.unit.algorithms.builders import advantage_batch, algorithm, prompt, scored_sample
 
@@ -346,6 +347,13 @@ def test_choices_of_experts_stand_where_their_tokens_stand():
     (row,) = update.micro_batches
     assert row.experts[0, :, 0].tolist() == [7, 7, 10, 11, -1, 7, 7, -1]
     assert update.num_global_tokens == (2 + 3) + (2 + 1)
+
+
+def test_choices_of_a_sample_by_itself():
+    (group,) = groups_of([(2, [3])])
+    sample = chose(group[0][0], prompt_expert=7).sample
+    assert experts_of(sample)[:, :, 0].tolist() == [[7, 7, 10, 11, -1], [8, 8, 11, 12, -1]]
+    assert experts_of(group[0][0].sample) is None
 
 
 def test_samples_with_and_without_choices_do_not_mix():

@@ -63,14 +63,14 @@ def test_experts_on_many_ranks(tmp_path, changes):
     assert all(one.num_parameters > experts for one in found.ranks)
 
 
-def test_128_experts_of_48_layers_on_32_ranks():
-    config = load_config("qwen3_30b_a3b", [], TrainConfig)
-    found = dry_run(config, world_size=32)
+def test_128_experts_of_48_layers_on_128_ranks():
+    config = load_config("qwen3_30b_a3b", ["layout.ep=32"], TrainConfig)
+    found = dry_run(config, world_size=128)
     assert found.num_model_parameters == 30_532_122_624
-    # tp=4 cuts attention, tp=4 and ep=8 cut the experts; norms and the router are whole.
+    # tp=4 cuts attention, tp=4 and ep=32 cut the experts; norms and the router are whole.
     attention = 2048 * (4096 + 2 * 512) + 4096 * 2048
     experts = 128 * 3 * 2048 * 768
-    layer = attention // 4 + 2 * 2048 + 2 * 128 + 128 * 2048 + experts // 32
+    layer = attention // 4 + 2 * 2048 + 2 * 128 + 128 * 2048 + experts // 128
     expected = 48 * layer + 2 * 151936 * 2048 // 4 + 2048
     assert {one.num_parameters for one in found.ranks} == {expected}
 
