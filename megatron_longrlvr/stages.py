@@ -11,7 +11,7 @@ share of one data-parallel rank; numbers named ``num_global_*`` are sums over al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NewType
 
@@ -159,6 +159,9 @@ class ScoredSample:
     judgement: Judgement | None = None
     """None where no judge was asked."""
 
+    overlong_charge: float = 0.0
+    """What the reward was lowered by for the length of the response; in none of its parts."""
+
     alarms: Sequence[str] = ()
     """Kinds of attempt to influence a judge that the answer holds; empty without a judge."""
 
@@ -185,6 +188,9 @@ class AdvantageBatch:
     """Groups before dropping."""
 
     num_dropped_groups: int
+    findings: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What was found on the way, by metric name, to be averaged over all ranks. The recipe says
+    which names there are, so that every rank has the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

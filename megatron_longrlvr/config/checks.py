@@ -20,6 +20,9 @@ _SAMPLING_WHILE_TRAINING = ("vllm_server",)
 # Engines that can say where they sent each token.
 _TELLING_EXPERTS = ("megatron", "vllm_colocated")
 
+# Variants of the reward that pay for the answer and for the citations.
+_WITH_BOTH_PARTS = ("longrlvr", "authors_code")
+
 
 def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     """Refuse settings that cannot run together on ``world_size`` ranks.
@@ -34,6 +37,8 @@ def check_train_config(config: TrainConfig, *, world_size: int) -> None:
     check_engine_size(config, layout)
     _check_algorithm(config)
     _check_critic(config)
+    _check_credit(config)
+    _check_overlong(config)
     _check_staleness(config)
     _check_optimizer(config.optimizer, "optimizer")
     _check_acceleration(config, layout)
@@ -210,6 +215,44 @@ def _check_critic(config: TrainConfig) -> None:
         raise ConfigError(
             f"trainer.gradient_parts_every={trainer.gradient_parts_every} divides the advantages "
             "of a group, which algorithm.advantage=gae does not have; set it to 0"
+        )
+
+
+def _check_credit(config: TrainConfig) -> None:
+    if config.algorithm.credit == "sequence":
+        return
+    given = f"algorithm.credit={config.algorithm.credit}"
+    if config.algorithm.advantage == "gae":
+        raise ConfigError(
+            f"{given} takes the advantage of each part of the reward within a group, which "
+            "algorithm.advantage=gae does not; use another one or algorithm.credit=sequence"
+        )
+    if config.rewards.variant not in _WITH_BOTH_PARTS:
+        raise ConfigError(
+            f"{given} needs a reward for context and answer, and rewards.variant="
+            f"{config.rewards.variant} pays for one of them alone; "
+            f"use {' or '.join(_WITH_BOTH_PARTS)}"
+        )
+    if config.trainer.gradient_parts_every > 0:
+        raise ConfigError(
+            f"trainer.gradient_parts_every={config.trainer.gradient_parts_every} divides one "
+            f"advantage of a response by term of the reward, and {given} gives it two; set it to 0"
+        )
+
+
+def _check_overlong(config: TrainConfig) -> None:
+    overlong, longest = config.algorithm.overlong, config.rollout.max_response_tokens
+    if overlong.buffer_tokens > longest:
+        raise ConfigError(
+            f"algorithm.overlong.buffer_tokens={overlong.buffer_tokens} is above "
+            f"rollout.max_response_tokens={longest}, below which it lies"
+        )
+    is_given = overlong.buffer_tokens > 0 or overlong.mask_truncated
+    if is_given and config.trainer.gradient_parts_every > 0:
+        raise ConfigError(
+            f"trainer.gradient_parts_every={config.trainer.gradient_parts_every} divides the "
+            "advantages of the loss by term of the reward, and algorithm.overlong changes "
+            "both; set it to 0"
         )
 
 

@@ -78,6 +78,22 @@ class DynamicSamplingConfig(Section):
     """Rounds of sampling per step; afterwards the step goes on with the groups it has."""
 
 
+class OverlongConfig(Section):
+    """What becomes of responses near ``rollout.max_response_tokens``, as in DAPO."""
+
+    buffer_tokens: int = Field(default=0, ge=0)
+    """Over so many tokens below the longest response a charge on the reward grows from 0 to
+    ``penalty``; 0 charges nothing. Only advantages know of it: ``reward/`` and dynamic sampling go
+    by what the task pays."""
+
+    penalty: float = Field(default=1.0, gt=0)
+    """In units of reward."""
+
+    mask_truncated: bool = False
+    """Leave responses that were cut at the longest length out of the loss and its denominator;
+    they stay in the baseline of their siblings."""
+
+
 class AlgorithmConfig(Section):
     """From rewards to a loss."""
 
@@ -85,6 +101,11 @@ class AlgorithmConfig(Section):
     """``grpo``: reward minus group mean over group std; ``dr_grpo``: without the std; ``rloo``:
     reward minus the mean of the others; ``leave_one_out``: the same over the others' std; ``gae``:
     PPO's, for each token, from the values of the ``critic`` section's model."""
+
+    credit: Literal["sequence", "segment"] = "sequence"
+    """``sequence``: all tokens of a response have the advantage of the whole reward, as in the
+    paper; ``segment``: tokens up to the end of the citation block have that of the context reward,
+    and the answer's tokens that of the answer reward."""
 
     whiten_advantages: bool = False
     """Then shift and scale them to mean 0 and variance 1 over the step on all ranks: over samples,
@@ -126,6 +147,7 @@ class AlgorithmConfig(Section):
     entropy_coefficient: float = Field(default=0.0, ge=0)
     kl: KlConfig = KlConfig()
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+    overlong: OverlongConfig = OverlongConfig()
     shared_prompt: bool = True
     """Compute a group's prompt once instead of once per sample. Loss and gradients are the same;
     a 64K prompt with eight 4K responses costs about a fifth."""

@@ -87,23 +87,22 @@ class ParsedResponse:
     """Stripped content of the answer block; None without one, or with several."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockPlaces:
+    """Where the two blocks of a response stand, in characters of its text, tags included."""
+
+    citation: range
+    answer: range
+
+
 def closed_blocks(text: str, tag: str) -> tuple[str, ...]:
     """Contents of ``<tag>...</tag>``, exact spelling, each from an opening to the next closing tag.
 
     Equals ``re.findall("<tag>(.*?)</tag>", text, re.DOTALL)``, which takes quadratic time where
     opening tags repeat and none closes.
     """
-    opening, closing = f"<{tag}>", f"</{tag}>"
-    blocks = []
-    end = 0
-    while (start := text.find(opening, end)) >= 0:
-        start += len(opening)
-        stop = text.find(closing, start)
-        if stop < 0:
-            break
-        blocks.append(text[start:stop])
-        end = stop + len(closing)
-    return tuple(blocks)
+    before, after = len(f"<{tag}>"), len(f"</{tag}>")
+    return tuple(text[one.start + before : one.stop - after] for one in _closed_places(text, tag))
 
 
 def parse_strict(text: str) -> ParsedResponse:
@@ -134,13 +133,36 @@ def parse_tolerant(text: str) -> ParsedResponse:
     Wherever :func:`parse_strict` finds OK, so does this one.
     """
     tags = list(_TOLERANT_TAG.finditer(text))
-    citation = _last_block(text, tags, kind="citation")
-    answer = _last_block(text, tags, kind="answer")
+    citation = _content(text, _last_block(tags, kind="citation"))
+    answer = _content(text, _last_block(tags, kind="answer"))
     return ParsedResponse(
         outcome=_outcome(num_citations=citation is not None, num_answers=answer is not None),
         cited_chunk_ids=_tolerant_ids(citation or ""),
         answer=None if answer is None else answer.strip(),
     )
+
+
+def places_strict(text: str) -> BlockPlaces | None:
+    """Where the blocks stand that :func:`parse_strict` reads.
+
+    None where it does not find OK, or where one block reaches into the other.
+    """
+    citations = _closed_places(text, CITATION_TAG)
+    answers = _closed_places(text, ANSWER_TAG)
+    if len(citations) != 1 or len(answers) != 1:
+        return None
+    return _apart(citations[0], answers[0])
+
+
+def places_tolerant(text: str) -> BlockPlaces | None:
+    """As :func:`places_strict`, for :func:`parse_tolerant`."""
+    tags = list(_TOLERANT_TAG.finditer(text))
+    citation = _last_block(tags, kind="citation")
+    answer = _last_block(tags, kind="answer")
+    if citation is None or answer is None:
+        return None
+    outer = [range(opening.start(), closing.end()) for opening, closing in (citation, answer)]
+    return _apart(*outer)
 
 
 def render_response(*, cited_chunk_ids: Sequence[int], answer: str, reasoning: str = "") -> str:
@@ -180,8 +202,29 @@ def _outcome(*, num_citations: int, num_answers: int) -> ParseOutcome:
     return ParseOutcome.REPEATED_ANSWER if num_answers > 1 else ParseOutcome.OK
 
 
-def _last_block(text: str, tags: Sequence[re.Match[str]], *, kind: str) -> str | None:
-    block: str | None = None
+def _closed_places(text: str, tag: str) -> list[range]:
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    places = []
+    end = 0
+    while (start := text.find(opening, end)) >= 0:
+        stop = text.find(closing, start + len(opening))
+        if stop < 0:
+            break
+        end = stop + len(closing)
+        places.append(range(start, end))
+    return places
+
+
+def _apart(citation: range, answer: range) -> BlockPlaces | None:
+    if citation.start < answer.stop and answer.start < citation.stop:
+        return None
+    return BlockPlaces(citation=citation, answer=answer)
+
+
+def _last_block(
+    tags: Sequence[re.Match[str]], *, kind: str
+) -> tuple[re.Match[str], re.Match[str]] | None:
+    block: tuple[re.Match[str], re.Match[str]] | None = None
     opening: re.Match[str] | None = None
     for tag in tags:
         if tag[kind] is None:
@@ -189,9 +232,13 @@ def _last_block(text: str, tags: Sequence[re.Match[str]], *, kind: str) -> str |
         if not tag["slash"]:
             opening = tag
         elif opening is not None:
-            block = text[opening.end() : tag.start()]
+            block = opening, tag
             opening = None
     return block
+
+
+def _content(text: str, block: tuple[re.Match[str], re.Match[str]] | None) -> str | None:
+    return None if block is None else text[block[0].end() : block[1].start()]
 
 
 def _tolerant_ids(block: str) -> tuple[int, ...]:

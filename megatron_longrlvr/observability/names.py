@@ -43,6 +43,20 @@ REWARD_GROUPS_DROPPED_FRAC = "reward/groups_dropped_frac"
 REWARD_GROUPS_TOO_FEW_VALID = "reward/groups_too_few_valid"
 """Groups dropped because fewer than two of their samples are valid."""
 
+# With algorithm.overlong; over valid samples.
+OVERLONG_CHARGE_MEAN = "overlong/charge_mean"
+"""What is taken off a reward for the length of the response."""
+
+OVERLONG_MASKED_FRAC = "overlong/masked_frac"
+"""Samples left out of the loss because they were cut at the longest length."""
+
+# With algorithm.credit=segment; over the samples that are learned from.
+CREDIT_UNDIVIDED_FRAC = "credit/undivided_frac"
+"""Samples whose tokens all get the advantage of the whole reward: not of the expected format."""
+
+CREDIT_CONTEXT_TOKENS_FRAC = "credit/context_tokens_frac"
+"""Share of a response's tokens that answer for its citations; mean over the other samples."""
+
 # What the judge did; only in runs with a judge.
 JUDGE_VERIFIER_DECIDED_FRAC = "judge/verifier_decided_frac"
 """Share of the answers that needed no judge."""

@@ -53,23 +53,26 @@ class _Group:
         return [scored.reward_parts[name] for scored in self.samples]
 
 
-def signal_tally(batch: ScoredBatch, rewards: RewardsConfig, *, advantage: str) -> Tally:
+def signal_tally(batch: ScoredBatch, rewards: RewardsConfig, *, advantage: str | None) -> Tally:
     """Count what the rewards of a batch say to its policy.
 
     Args:
         batch: This rank's scored samples.
         rewards: Supplies the terms of the reward.
-        advantage: Kind of advantage; decides whether groups count alike in its variance.
+        advantage: Kind of advantage; decides whether groups count alike in its variance. None
+            where samples have no single one, whose variance could be told.
     """
     groups = [_group(group, rewards) for group in groups_of(batch)]
     comparable = [group for group in groups if len(group.samples) > 1]
-    return (
+    tally = (
         _flat_tally(groups)
         + _others_tally(groups)
         + _assumption_tally(groups)
         + _gradient_tally(comparable)
-        + _variance_tally(comparable, is_scaled=advantage in SCALED_BY_STD)
     )
+    if advantage is None:
+        return tally
+    return tally + _variance_tally(comparable, is_scaled=advantage in SCALED_BY_STD)
 
 
 def _group(group: Sequence[ScoredSample], rewards: RewardsConfig) -> _Group:

@@ -80,10 +80,10 @@ def train_tally(batch: ScoredBatch) -> Tally:
 
 
 def advantage_tally(batch: AdvantageBatch) -> Tally:
-    """Count the groups that were dropped."""
+    """Count the groups that were dropped, and what else was found on the way."""
     num_kept = batch.num_groups - batch.num_dropped_groups
     dropped = [1.0] * batch.num_dropped_groups + [0.0] * num_kept
-    return Tally.of({names.REWARD_GROUPS_DROPPED_FRAC: dropped})
+    return Tally.of({names.REWARD_GROUPS_DROPPED_FRAC: dropped, **batch.findings})
 
 
 def eval_tally(batch: ScoredBatch) -> Tally:

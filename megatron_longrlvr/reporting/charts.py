@@ -235,6 +235,16 @@ CHARTS: Sequence[Chart] = (
     ),
     Chart(
         section="signal",
+        title="Segment credit",
+        metrics=[
+            (names.CREDIT_CONTEXT_TOKENS_FRAC, "tokens that answer for citations"),
+            (names.CREDIT_UNDIVIDED_FRAC, "responses credited as a whole"),
+        ],
+        is_share=True,
+        note="Measured with algorithm.credit=segment.",
+    ),
+    Chart(
+        section="signal",
         title="Gradient norm by term of the reward",
         metrics=[(names.part_grad_norm(term), term) for term in ("reward", *REWARD_TERMS)],
         note="Measured where trainer.gradient_parts_every says so.",

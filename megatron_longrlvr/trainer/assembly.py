@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from megatron_longrlvr.algorithms.credit import SegmentCredit
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
 from megatron_longrlvr.algorithms.packing import Peers
 from megatron_longrlvr.checkpoint.store import find_intact, load_checkpoint
@@ -128,7 +129,10 @@ def assemble(
     closing.callback(scorer.close)
     collector = _build_collector(config, groups, source, engine, scorer)
     return TrainingRun(
-        parts=_step_parts(config, groups, learner, critic, engine, collector),
+        parts=replace(
+            _step_parts(config, groups, learner, critic, engine, collector),
+            credit=build_credit(config, tokenizer),
+        ),
         evaluator=build_evaluator(config, groups, engine, tokenizer, scorer=scorer),
         trainer=config.trainer,
         diagnostics=build_diagnostics(config, groups, run_dir.path, first_step=first_step),
@@ -295,6 +299,13 @@ def build_critic(config: TrainConfig, groups: ProcessGroups, tokenizer: Tokenize
         num_optimizer_steps=num_steps,
         is_offloaded=config.critic.offload and has_cuda(),
     )
+
+
+def build_credit(config: TrainConfig, tokenizer: Tokenizer) -> SegmentCredit | None:
+    """What divides advantages over the tokens of a response, where the recipe divides them."""
+    if config.algorithm.credit == "sequence":
+        return None
+    return SegmentCredit(rewards=config.rewards, decode=tokenizer.decode)
 
 
 def build_guard(config: TrainConfig, policy: Policy, engine: OwnEngine) -> MismatchGuard:

@@ -33,7 +33,9 @@ class Diagnostics:
     """Measures over all data-parallel ranks; every rank calls it alike."""
 
     rewards: RewardsConfig
-    advantage: str
+    advantage: str | None
+    """Kind of advantage; None where tokens of a response have unequal ones."""
+
     alarms: AlarmsConfig
     drift: LengthDrift
     groups: ProcessGroups
@@ -101,10 +103,12 @@ def build_diagnostics(
     config: TrainConfig, groups: ProcessGroups, run_dir: Path, *, first_step: int
 ) -> Diagnostics:
     """For a run that goes on after ``first_step``; every rank calls this."""
+    algorithm = config.algorithm
+    is_single = algorithm.credit == "sequence" and algorithm.advantage != "gae"
     earlier = _earlier_lengths(run_dir, first_step) if groups.rank == 0 else None
     return Diagnostics(
         rewards=config.rewards,
-        advantage=config.algorithm.advantage,
+        advantage=algorithm.advantage if is_single else None,
         alarms=config.alarms,
         drift=LengthDrift(
             config.alarms.length_baseline_steps,

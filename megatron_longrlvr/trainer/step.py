@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_longrlvr.algorithms.assign import assign_advantages, whiten_advantages
+from megatron_longrlvr.algorithms.credit import SegmentCredit
 from megatron_longrlvr.algorithms.dealing import GroupCost
+from megatron_longrlvr.algorithms.overlong import charge_overlong
 from megatron_longrlvr.algorithms.packing import Peers, pack
 from megatron_longrlvr.algorithms.valuation import Valuation
 from megatron_longrlvr.config.training import AlgorithmConfig
@@ -44,6 +46,9 @@ class StepParts:
     gradient_parts: GradientParts
     critic: Critic | None = None
     """Given where ``algorithm.advantage`` is ``gae``."""
+
+    credit: SegmentCredit | None = None
+    """Given where ``algorithm.credit`` is ``segment``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,10 @@ def prepare(parts: StepParts, collected: Collected, stopwatch: Stopwatch) -> Pre
     Raises:
         PolicyMismatch: Engine and learner are further apart than the recipe allows.
     """
-    advantages = assign_advantages(collected.for_training, parts.algorithm)
+    scored = charge_overlong(
+        collected.for_training, parts.algorithm.overlong, max_tokens=parts.max_response_tokens
+    )
+    advantages = assign_advantages(scored, parts.algorithm, parts.credit)
     if parts.algorithm.whiten_advantages and parts.critic is None:
         advantages = whiten_advantages(advantages, parts.peers)
     packed = _pack(parts, advantages)

@@ -252,6 +252,13 @@ def test_nemo_aligner_makes_the_same_of_the_critics_values(pool2, tmp_path):
         ),
         pytest.param({"algorithm__kl": {"coefficient": 0.01}}, id="reference"),
         pytest.param(
+            {
+                "algorithm__credit": "segment",
+                "algorithm__overlong": {"buffer_tokens": 14, "mask_truncated": True},
+            },
+            id="segment-credit-and-length",
+        ),
+        pytest.param(
             {"rewards__variant": "outcome_only", "rollout__temperature": 1e-4}, id="teaches-nothing"
         ),
     ],

@@ -28,7 +28,7 @@ GROUPS = (
 def random_groups(
     *, seed: int, shapes: Sequence[tuple[int, Sequence[int]]] = GROUPS
 ) -> list[AdvantageBatch]:
-    """One batch per group, every token and advantage drawn from the seed."""
+    """One batch per group; every token, and an advantage for each, drawn from the seed."""
     draw = random.Random(seed)
     return [_group(draw, f"p{index}", *shape) for index, shape in enumerate(shapes)]
 
@@ -61,7 +61,7 @@ def _group(
         scored=[
             _scored(draw, prompt, index, length) for index, length in enumerate(response_tokens)
         ],
-        advantages=[[draw.gauss(0, 1)] * length for length in response_tokens],
+        advantages=[[draw.gauss(0, 1) for _ in range(length)] for length in response_tokens],
         num_groups=1,
         num_dropped_groups=0,
     )

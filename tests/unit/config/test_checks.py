@@ -30,7 +30,15 @@ CRITIC = {
     "critic": {"optimizer": {"lr": 1e-3}},
 }
 
+SEGMENT = {"algorithm.credit": "segment"}
+
 ACCEPTED = [
+    pytest.param({**SEGMENT, "rewards.variant": "authors_code"}, 2, id="segment-credit"),
+    pytest.param(
+        {"algorithm.overlong": {"buffer_tokens": 100, "mask_truncated": True}},
+        2,
+        id="buffer-of-all-tokens",
+    ),
     pytest.param(CRITIC, 2, id="critic"),
     pytest.param({**CRITIC, "trainer.loop": "nemo_aligner"}, 2, id="critic-in-the-other-loop"),
     pytest.param({**CRITIC, "rollout.group_size": 1}, 2, id="critic-needs-no-siblings"),
@@ -73,6 +81,46 @@ ACCEPTED = [
 ]
 
 REFUSED = [
+    pytest.param(
+        {**CRITIC, **SEGMENT}, 2, "algorithm.credit=segment takes", id="segment-credit-of-a-critic"
+    ),
+    pytest.param(
+        {**SEGMENT, "rewards.variant": "outcome_only"},
+        2,
+        "algorithm.credit=segment needs a reward for context and answer, and rewards.variant="
+        "outcome_only pays for one of them alone; use longrlvr or authors_code",
+        id="segment-credit-without-context",
+    ),
+    pytest.param(
+        {**SEGMENT, "rewards.variant": "context_only"},
+        2,
+        "algorithm.credit=segment needs a reward for context and answer",
+        id="segment-credit-without-answer",
+    ),
+    pytest.param(
+        {**SEGMENT, "trainer.gradient_parts_every": 2},
+        2,
+        "trainer.gradient_parts_every=2",
+        id="segment-credit-by-term",
+    ),
+    pytest.param(
+        {"algorithm.overlong": {"buffer_tokens": 101}},
+        2,
+        "algorithm.overlong.buffer_tokens=101 is above rollout.max_response_tokens=100",
+        id="buffer-above-all-tokens",
+    ),
+    pytest.param(
+        {"algorithm.overlong": {"mask_truncated": True}, "trainer.gradient_parts_every": 2},
+        2,
+        "trainer.gradient_parts_every=2",
+        id="masked-by-term",
+    ),
+    pytest.param(
+        {"algorithm.overlong": {"buffer_tokens": 4}, "trainer.gradient_parts_every": 2},
+        2,
+        "trainer.gradient_parts_every=2",
+        id="charged-by-term",
+    ),
     pytest.param(
         {"algorithm.advantage": "gae"}, 2, "algorithm.advantage=gae needs a critic", id="no-critic"
     ),

@@ -21,6 +21,8 @@ from megatron_longrlvr.data.response_format import (
     closed_blocks,
     parse_strict,
     parse_tolerant,
+    places_strict,
+    places_tolerant,
     render_response,
 )
 
@@ -241,6 +243,52 @@ def test_any_text_is_a_value(parse, text):
     assert all(chunk_id >= 0 for chunk_id in result.cited_chunk_ids)
     if result.outcome is ParseOutcome.OK:
         assert result.answer is not None
+
+
+@pytest.mark.parametrize(
+    ("parse", "find_places"),
+    [
+        pytest.param(parse_strict, places_strict, id="strict"),
+        pytest.param(parse_tolerant, places_tolerant, id="tolerant"),
+    ],
+)
+@given(text=odd_soup.map("".join))
+def test_blocks_stand_where_the_parser_reads_them(parse, find_places, text):
+    result, places = parse(text), find_places(text)
+    if places is None:
+        return
+    assert result.outcome is ParseOutcome.OK
+    for place in (places.citation, places.answer):
+        assert text[place.start] == "<"
+        assert text[place.stop - 1] == ">"
+    citation, answer = (
+        text[place.start : place.stop] for place in (places.citation, places.answer)
+    )
+    assert parse(citation + answer) == result
+
+
+@pytest.mark.parametrize("find_places", [places_strict, places_tolerant])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(f"so\n{GOOD}\n", (range(3, 53), range(54, 77)), id="in-order"),
+        pytest.param(
+            "<answer>b</answer><useful_chunks></useful_chunks>",
+            (range(18, 49), range(18)),
+            id="answer-first",
+        ),
+        pytest.param("<answer>b</answer>", None, id="no-citation"),
+        pytest.param("<useful_chunks></useful_chunks>", None, id="no-answer"),
+        pytest.param(
+            "<answer><useful_chunks></answer></useful_chunks>",
+            None,
+            id="one-reaches-into-the-other",
+        ),
+    ],
+)
+def test_places_hold_the_tags(find_places, text, expected):
+    places = find_places(text)
+    assert expected == (places and (places.citation, places.answer))
 
 
 @given(text=exactly_one_block_of_each(PROSE + EXACT_IDS + THINK_END + ODD_MARKUP))

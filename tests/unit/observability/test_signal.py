@@ -91,6 +91,12 @@ def test_variance_shares_add_up_to_one(advantage):
     assert sum(shares) == pytest.approx(1)
 
 
+def test_variance_is_not_told_where_tokens_of_a_response_have_unequal_advantages():
+    found = means(sample([], 0.0), sample([1], 1.0), advantage=None)
+    assert names.SIGNAL_FLAT_REWARD_FRAC in found
+    assert not {names.advantage_variance_frac(term) for term in REWARD_TERMS} & found.keys()
+
+
 def test_an_outcome_only_run_owes_its_variance_to_answers():
     rewards = RewardsConfig(variant="outcome_only")
     scored = [sample([1], 0.0, rewards=rewards), sample([1, 2], 1.0, rewards=rewards)]
