@@ -4,7 +4,8 @@
     python -m launch.preflight verdict --attempt DIR --nodes "node1 node2"
 
 ``nodes`` leaves ``preflight-NODE.json`` with what was found; a node that cannot even do that is the
-worst. ``verdict`` prints the unfit nodes in one line, comma-separated, empty when all are fit.
+worst. Nodes without a problem of their own then exchange tensors with their neighbours (links.py).
+``verdict`` prints the unfit nodes in one line, comma-separated, empty when all are fit.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from launch.agent import slurm_place
+from launch.links import Exchange, Finding, blamed, describe_links, measure_links
 from launch.ports import reserved_port
 from launch.rendezvous import Place
 from megatron_longrlvr.observability.files import write_atomically
@@ -62,21 +66,79 @@ def report_path(attempt: Path, node: str) -> Path:
     return attempt / f"preflight-{node}.json"
 
 
-def write_report(attempt: Path, node: str, problems: Sequence[str]) -> None:
-    """Leave the findings for the job script."""
-    write_atomically(report_path(attempt, node), json.dumps({"problems": list(problems)}) + "\n")
+def write_report(
+    attempt: Path,
+    node: str,
+    problems: Sequence[str],
+    links: Mapping[str, Finding] | None = None,
+) -> None:
+    """Leave the findings for the job script; ``links`` by the neighbour's name."""
+    found = {name: asdict(finding) for name, finding in (links or {}).items()}
+    report = {"problems": list(problems), "links": found}
+    write_atomically(report_path(attempt, node), json.dumps(report) + "\n")
 
 
-def unfit_nodes(attempt: Path, nodes: Sequence[str]) -> dict[str, list[str]]:
-    """Problems by node, of the nodes that have any; a missing report is one."""
+def unfit_nodes(
+    attempt: Path, nodes: Sequence[str], *, min_gb_per_s: float = 0.0
+) -> dict[str, list[str]]:
+    """Problems by node, of the nodes that have any; a missing report is one.
+
+    Args:
+        attempt: With the reports.
+        nodes: That should have left one.
+        min_gb_per_s: Links below this are too slow.
+    """
     problems = {}
     for node in nodes:
-        path = report_path(attempt, node)
-        if not path.is_file():
+        report = _read_report(attempt, node)
+        if report is None:
             problems[node] = ["left no report: it cannot start a process or write to run.dir"]
-        elif found := json.loads(path.read_text(encoding="utf-8"))["problems"]:
-            problems[node] = found
+        elif report["problems"]:
+            problems[node] = report["problems"]
+    # A node with a problem of its own has not exchanged anything, and its neighbours have waited.
+    links = {
+        link: finding
+        for link, finding in link_findings(attempt, nodes).items()
+        if not set(link) & problems.keys()
+    }
+    bad = [
+        link
+        for link, finding in links.items()
+        if finding.problem or finding.gb_per_s < min_gb_per_s
+    ]
+    for node in blamed(bad, list(links)):
+        problems[node] = [
+            _describe_link(link, links[link], min_gb_per_s) for link in bad if node in link
+        ]
     return problems
+
+
+def link_findings(attempt: Path, nodes: Sequence[str]) -> dict[tuple[str, str], Finding]:
+    """What was found about each link, from its worse end."""
+    worst: dict[tuple[str, str], Finding] = {}
+    for node in nodes:
+        report = _read_report(attempt, node) or {"links": {}}
+        for neighbour, content in report["links"].items():
+            finding = Finding(**content)
+            link = (min(node, neighbour), max(node, neighbour))
+            if link not in worst or finding.gb_per_s < worst[link].gb_per_s:
+                worst[link] = finding
+    return worst
+
+
+def _read_report(attempt: Path, node: str) -> dict[str, Any] | None:
+    path = report_path(attempt, node)
+    if not path.is_file():
+        return None
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
+
+
+def _describe_link(link: tuple[str, str], finding: Finding, min_gb_per_s: float) -> str:
+    said = finding.problem or (
+        f"{finding.gb_per_s:.2f} GB/s is below min_all_reduce_gb_per_s={min_gb_per_s:g}"
+    )
+    return f"exchanges no tensors as it should: {link[0]} with {link[1]}: {said}"
 
 
 def _check_shared(canary: Path, place: Place, *, wait_s: float, max_skew_s: float) -> Iterator[str]:
@@ -143,21 +205,38 @@ def gpu_problems(shown: str, wanted: int) -> Iterator[str]:
 
 
 def _nodes(parsed: argparse.Namespace) -> int:
-    place = slurm_place()
+    place, nodes = slurm_place(), parsed.nodes.split()
     problems = check_node(
         parsed.attempt,
         place,
-        peers=parsed.nodes.split(),
+        peers=nodes,
         gpus=parsed.gpus,
         wait_s=parsed.wait,
         max_skew_s=parsed.max_skew,
     )
     write_report(parsed.attempt, place.name, problems)
+    if problems or len(nodes) < 2 or parsed.all_reduce_mib == 0:
+        return 0
+    exchange = Exchange(
+        gpus=parsed.gpus, mib=parsed.all_reduce_mib, timeout_s=parsed.all_reduce_timeout
+    )
+    links: dict[str, Finding] = {}
+    for neighbour, finding in measure_links(
+        parsed.attempt, place.name, nodes, exchange, wait_s=parsed.wait
+    ):
+        links[neighbour] = finding
+        # After each of them: this process may be ended before the next.
+        write_report(parsed.attempt, place.name, problems, links)
     return 0
 
 
 def _verdict(parsed: argparse.Namespace) -> int:
-    unfit = unfit_nodes(parsed.attempt, parsed.nodes.split())
+    nodes = parsed.nodes.split()
+    if figures := {
+        link: finding.gb_per_s for link, finding in link_findings(parsed.attempt, nodes).items()
+    }:
+        print(f"preflight: {describe_links(figures)}", file=sys.stderr)  # noqa: T201
+    unfit = unfit_nodes(parsed.attempt, nodes, min_gb_per_s=parsed.min_all_reduce)
     for node, problems in unfit.items():
         for problem in problems:
             print(f"preflight: {node} {problem}", file=sys.stderr)  # noqa: T201
@@ -178,6 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             question.add_argument("--gpus", type=int, default=0)
             question.add_argument("--wait", type=float, default=60, help="seconds")
             question.add_argument("--max-skew", type=float, default=5, help="seconds")
+            question.add_argument("--all-reduce-mib", type=int, default=64, help="0: none")
+            question.add_argument("--all-reduce-timeout", type=float, default=60, help="seconds")
+        else:
+            question.add_argument("--min-all-reduce", type=float, default=0, help="GB/s")
     parsed = parser.parse_args(arguments)
     code: int = parsed.answer(parsed)
     return code

@@ -17,7 +17,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from launch.job import CHECKOUT, Job
-from launch.site import ApptainerContainer, NodeSection, PyxisContainer, Site
+from launch.site import (
+    ApptainerContainer,
+    NodeSection,
+    PreflightSection,
+    PyxisContainer,
+    Site,
+)
 from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.observability.files import write_atomically
 
@@ -57,7 +63,6 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
     environment.filters["quoted"] = lambda values: " ".join(map(_quote, values))
     sort = "servers" if job.servers is not None else job.kind
     template = f"{sort if sort in _OWN_TEMPLATE else 'job'}.sbatch.j2"
-    preflight = site.preflight
     return environment.get_template(template).render(
         title=_TITLES[sort],
         command=shlex.join(command),
@@ -76,7 +81,7 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
         arguments=job.arguments,
         servers=job.servers,
         server_node=site.server_node,
-        preflight=f"--wait {preflight.wait_s} --max-skew {preflight.max_skew_s}",
+        preflight=_preflight(site.preflight),
     )
 
 
@@ -97,6 +102,15 @@ def write_job(job: Job, site: Site, *, command: Sequence[str], workdir: Path) ->
     write_atomically(job.folder / JOB_FILE, json.dumps(record, indent=2) + "\n")
     write_atomically(script, render_script(job, site, command=command, workdir=workdir))
     return script
+
+
+def _preflight(preflight: PreflightSection) -> str:
+    """Arguments of ``job_preflight`` behind the number of GPUs."""
+    return (
+        f"{preflight.min_all_reduce_gb_per_s:g} --wait {preflight.wait_s} "
+        f"--max-skew {preflight.max_skew_s} --all-reduce-mib {preflight.all_reduce_mib} "
+        f"--all-reduce-timeout {preflight.all_reduce_timeout_s}"
+    )
 
 
 def _quote(value: object) -> str:

@@ -143,6 +143,17 @@ class PreflightSection(Section):
     max_skew_s: float = Field(default=5.0, gt=0)
     """Between the clocks of two nodes."""
 
+    all_reduce_mib: int = Field(default=64, ge=0)
+    """Size of the tensor that every node adds up with either neighbour, with NCCL on all GPUs, with
+    gloo where there are none. A node that cannot is unfit. 0: none is exchanged."""
+
+    min_all_reduce_gb_per_s: float = Field(default=0.0, ge=0)
+    """Bus bandwidth, as nccl-tests define it, below which a node is unfit as well. The log of a job
+    tells what its nodes reach."""
+
+    all_reduce_timeout_s: int = Field(default=60, gt=0)
+    """For the exchange of two nodes, from the start of its processes."""
+
 
 class ServerNodesSection(Section):
     """Nodes for rollout servers, in jobs that have any."""

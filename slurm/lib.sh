@@ -58,16 +58,18 @@ job_begin() {
   esac
 }
 
-# Looks at every node before the ranks start: job_preflight GPUS_PER_NODE OPTIONS...
-# Unfit nodes are named, and the job is requeued without them.
+# Looks at every node before the ranks start: job_preflight GPUS_PER_NODE MIN_GB_PER_S OPTIONS...
+# where neighbours must exchange tensors at so many GB/s at least. Unfit nodes are named, and the job
+# is requeued without them.
 job_preflight() {
-  local gpus="$1" nodes bad status=0
-  shift
+  local gpus="$1" min_gb_per_s="$2" nodes bad status=0
+  shift 2
   nodes="$(job_slurm scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ' ')"
   srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=0 \
-    --wait=120 "${srun_options[@]}" "${in_step[@]}" "${python[@]}" -m launch.preflight nodes \
+    --wait=300 "${srun_options[@]}" "${in_step[@]}" "${python[@]}" -m launch.preflight nodes \
     --attempt "$attempt" --nodes "$nodes" --gpus "$gpus" "$@" || true
-  bad="$(job_python -m launch.preflight verdict --attempt "$attempt" --nodes "$nodes")"
+  bad="$(job_python -m launch.preflight verdict --attempt "$attempt" --nodes "$nodes" \
+    --min-all-reduce "$min_gb_per_s")"
   [[ -n "$bad" ]] || return 0
   # Nodes whose check was cut off are not unfit.
   if $is_terminated; then exit 130; fi

@@ -1,6 +1,12 @@
 import pytest
 
-from tests.support.slurm_cluster import missing, running_cluster, slurm, wait_for
+from tests.support.slurm_cluster import (
+    can_cut_networks,
+    missing,
+    running_cluster,
+    slurm,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +17,14 @@ def cluster(tmp_path_factory):
         pytest.skip(reason)
     with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
         yield running
+
+
+@pytest.fixture
+def networks(cluster):
+    """The cluster, whose nodes have networks that can be cut, or a skip."""
+    if not can_cut_networks():
+        pytest.skip("networks of nodes need a kernel with bridges, veth and tbf, and iproute2")
+    return cluster
 
 
 @pytest.fixture(autouse=True)

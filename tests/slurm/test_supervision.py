@@ -5,11 +5,14 @@ training runs under; training itself is in test_training.py.
 """
 
 import json
+import re
+import subprocess
 
 import pytest
 
 from launch import queue, slurm
 from launch.exit_reason import Cause, read_attempt_exit
+from launch.job import CHECKOUT
 from launch.render import write_job
 from launch.requeue import list_attempts
 from tests.support.jobs import site, submit_program, training_job
@@ -18,6 +21,8 @@ from tests.support.slurm_cluster import wait_for, wait_for_end
 
 STARTED_S = 600
 """A busy machine starts Python slowly."""
+
+PLAIN_SCRIPTS = sorted((CHECKOUT / "slurm").glob("*.sbatch"))
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -101,6 +106,27 @@ def test_unfit_node_is_named_and_the_job_is_requeued_without_it(tmp_path, cluste
     assert wait_for_end(job).state == "COMPLETED"
 
 
+def test_node_with_a_slow_network_is_named_and_excluded(tmp_path, networks):
+    limits = {"wait_s": 60, "all_reduce_mib": 1, "min_all_reduce_gb_per_s": 0.02}
+    networks.slow_network("node2", "20mbit")  # 0.0025 GB/s
+    try:
+        job = submit_program(tmp_path, "meets", site(nodes=3, preflight=limits))
+        wait_for(
+            lambda: "ExcNodeList=node2 " in slurm_output("scontrol", "-o", "show", "job", job),
+            "the node to be excluded",
+            limit_s=STARTED_S,
+        )
+    finally:
+        queue.cancel(tmp_path)
+        networks.join_network("node2")
+    ended = read_attempt_exit(list_attempts(tmp_path)[0])
+    assert (ended.cause, ended.node, ended.is_requeued) == (Cause.UNFIT, "node2", True)
+    log = (tmp_path / "job" / f"{job}.log").read_text()
+    slow = r"preflight: node2 exchanges no tensors as it should: node. with node.: 0\.00 GB/s"
+    assert len(re.findall(slow, log)) == 2  # with either neighbour
+    assert "preflight: all-reduce between neighbours: 0.00 GB/s at least (node" in log
+
+
 def test_cancelled_job_stays_cancelled(tmp_path):
     job = submit_program(tmp_path, "waits", site())
     wait_for((tmp_path / "waiting").exists, "the ranks to start", limit_s=STARTED_S)
@@ -151,6 +177,22 @@ def test_ten_jobs_on_the_same_nodes_meet_at_ten_ports(tmp_path):
     assert [(base / "heard").read_text() for base in bases] == jobs
     ports = {json.loads(next(base.glob("*/meeting-*")).read_text())["port"] for base in bases}
     assert len(ports) == 10
+
+
+@pytest.mark.parametrize("script", PLAIN_SCRIPTS, ids=lambda path: path.stem)
+def test_slurm_takes_the_plain_scripts_as_they_are(script):
+    command = ["sbatch", "--test-only", "--partition=big", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "to start at" in done.stderr, done.stderr
+    (nodes,) = re.findall(r"^#SBATCH --nodes=(\d+)", script.read_text(), re.MULTILINE)
+    many = subprocess.run(
+        [*command[:-1], f"--nodes={int(nodes) + 64}", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert many.returncode != 0
+    assert "configuration is not available" in many.stderr
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,26 @@ def test_killed_rank_costs_no_more_than_the_steps_since_the_last_checkpoint(tmp_
     goes_on_from_a_checkpoint(base)
 
 
-def test_node_without_power_is_left_and_training_goes_on_elsewhere(tmp_path, cluster):
+@pytest.fixture
+def lose_power(cluster):
+    return cluster.cut_power, cluster.start_node
+
+
+@pytest.fixture
+def lose_network(networks):
+    return networks.cut_network, networks.join_network
+
+
+@pytest.mark.parametrize("loss", ["lose_power", "lose_network"])
+def test_lost_node_is_left_and_training_goes_on_elsewhere(tmp_path, request, loss):
+    lose, mend = request.getfixturevalue(loss)
     base = tmp_path / "run"
     job = submit_training(base, site(), trainer__steps=ENDLESS, **SMALL)
     wait_for_step(base, 2)
     # The job script runs on the first of its two nodes.
     lost = sorted(list_attempts(base)[0].glob("train-*.log"))[1].stem.removeprefix("train-")
     assert lost in node_names(job_state(job).nodes)
-    cluster.cut_power(lost)
+    lose(lost)
     try:
         wait_for_attempt(base, 2)
         goes_on_from_a_checkpoint(base)
@@ -114,7 +126,7 @@ def test_node_without_power_is_left_and_training_goes_on_elsewhere(tmp_path, clu
         assert lost not in now
         wait_for_end(job)
     finally:
-        cluster.start_node(lost)
+        mend(lost)
 
 
 def test_time_limit_saves_the_step_in_progress_and_the_job_is_requeued(tmp_path):
@@ -131,8 +143,11 @@ def test_time_limit_saves_the_step_in_progress_and_the_job_is_requeued(tmp_path)
     assert f"stopped after step {saved}, as asked" in "".join(
         log.read_text() for log in first.glob("*.log")
     )
+    wait_for(lambda: steps(base)[-1] > saved + 1, "further steps", limit_s=STARTED_S)
     queue.cancel(base)
     assert wait_for_end(job).state == "CANCELLED"
+    recorded = steps(base)
+    assert recorded == list(range(1, len(recorded) + 1))
 
 
 @pytest.fixture
@@ -164,23 +179,26 @@ def sbatch(checkout, *arguments):
     return done.stdout.strip()
 
 
+def test_plain_script_alone_trains_its_recipe(checkout):
+    """Which wants more processes than there are here, and says so."""
+    job = sbatch(checkout, "--nodes=1", "--gpus-per-node=0", "slurm/train_8b.sbatch")
+    assert wait_for_end(job, limit_s=STARTED_S).exit_code == "2:0"
+    log = (checkout / f"longrlvr-{job}.log").read_text()
+    assert "layout.tp=4 * layout.pp=1 * layout.cp=2 = 8 does not divide the 1 ranks" in log
+
+
 def test_plain_scripts_train_and_convert(checkout):
     small = ["rollout.prompts_per_step=2", "rollout.group_size=2", "algorithm.updates_per_step=1"]
     script = ["--nodes=2", "--gpus-per-node=0", "--mem=1000", "slurm/train_8b.sbatch"]
     overrides = ["trainer.steps=1", "trainer.eval_every=0", "evaluation=null", *small]
     train = sbatch(checkout, *script, "tiny_cpu", *overrides)
     state = wait_for_end(train, limit_s=STARTED_S)
-    assert state.state == "COMPLETED", (checkout / f"longrlvr-{train}.log").read_text()
+    log = (checkout / f"longrlvr-{train}.log").read_text()
+    assert state.state == "COMPLETED", log
+    assert "preflight: all-reduce between neighbours: " in log
     run = checkout / "runs" / "tiny_cpu"
     assert steps(run) == [1]
     convert = sbatch(checkout, "slurm/convert.sbatch", "to_hf", str(run), str(checkout / "hf"))
     state = wait_for_end(convert, limit_s=STARTED_S)
     assert state.state == "COMPLETED", (checkout / f"longrlvr-{convert}.log").read_text()
     assert (checkout / "hf" / "model.safetensors").is_file()
-
-
-def test_the_large_plain_script_asks_for_a_recipe(checkout):
-    job = sbatch(checkout, "--nodes=1", "--gpus-per-node=0", "slurm/train_70b.sbatch")
-    assert wait_for_end(job).exit_code == "2:0"
-    assert "name a recipe" in (checkout / f"longrlvr-{job}.log").read_text()
-    assert slurm("squeue", "-h", "-j", job).strip() == ""

@@ -8,6 +8,9 @@
 #   cluster.sh kill-node N         power loss: SIGKILL slurmd and every step of node N
 #   cluster.sh kill-slurmd N       SIGKILL only slurmd of node N; its job steps live on
 #   cluster.sh start-node N        boot node N again
+#   cluster.sh cut-net N           with NET=ns: unplug node N, whose processes live on
+#   cluster.sh slow-net N RATE     with NET=ns: let what is sent to node N pass at RATE (10mbit)
+#   cluster.sh join-net N          undo both
 #   cluster.sh exec N CMD...       run CMD inside node N's namespaces
 #   cluster.sh env                 print the shell line that points clients at the cluster
 #
@@ -287,6 +290,12 @@ case ${1:-} in
     kill-node) stop "node${2#node}" KILL; say "node${2#node} lost power" ;;
     kill-slurmd) enter "${2#node}" sh -c "kill -9 \$(cat $RUN/spool/slurmd.node${2#node}.pid)" ;;
     start-node) start_node "${2#node}" ;;
+    cut-net) ip link set "lab-v${2#node}" down ;;
+    slow-net) tc qdisc replace dev "lab-v${2#node}" root tbf rate "$3" burst 64k latency 200ms ;;
+    join-net)
+        tc qdisc del dev "lab-v${2#node}" root 2>/dev/null || true
+        ip link set "lab-v${2#node}" up
+        ;;
     exec) k=${2#node}; shift 2; enter "$k" "$@" ;;
     env) echo "export SLURM_CONF=$SLURM_CONF" ;;
     *) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;

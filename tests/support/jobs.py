@@ -42,7 +42,7 @@ def site(nodes: int = 2, processes: int = 1, **changes: Any) -> Site:
             "exclusive": False,
         },
         "env": {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        "preflight": {"wait_s": 5},
+        "preflight": {"wait_s": 5, "all_reduce_mib": 0},
         "supervision": {**SUPERVISION, **changes},
         **top,
     }

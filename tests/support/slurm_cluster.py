@@ -1,6 +1,7 @@
 """A real Slurm of several nodes on this machine, for the length of a test session.
 
 The nodes are namespaces (see cluster.sh); ``cut_power`` kills everything on one of them at once.
+Where this machine can make networks, each node has one of its own, which can be cut and slowed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ def missing() -> str | None:
     return None
 
 
+def can_cut_networks() -> bool:
+    """Whether nodes can have networks of their own here."""
+    probe = (
+        "ip link add probe0 type bridge && ip link add probe1 type veth peer name probe2 && "
+        "tc qdisc add dev probe1 root tbf rate 10mbit burst 64k latency 200ms"
+    )
+    command = ["unshare", "--net", "sh", "-c", probe]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """A running cluster; the clients of this process speak to it."""
@@ -66,6 +77,19 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Boot a node again."""
         self.command("start-node", node)
+        wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=300)
+
+    def cut_network(self, node: str) -> None:
+        """Nothing gets to a node or away from it; what runs on it goes on."""
+        self.command("cut-net", node)
+
+    def slow_network(self, node: str, rate: str) -> None:
+        """What is sent to a node gets there at ``rate``, such as ``10mbit``."""
+        self.command("slow-net", node, rate)
+
+    def join_network(self, node: str) -> None:
+        """A node's network is whole again."""
+        self.command("join-net", node)
         wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=300)
 
     def _is_idle(self, node: str) -> bool:
@@ -117,7 +141,8 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def _environment(run: Path) -> dict[str, str]:
-    settings = {"NODES": NODES, "GPUS": 2, "CPUS": 64, "BIG": BIG_NODES}
+    net = "ns" if can_cut_networks() else "lo"
+    settings = {"NODES": NODES, "GPUS": 8, "CPUS": 64, "BIG": BIG_NODES, "NET": net}
     return {
         **os.environ,
         "RUN": str(run),

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from launch.links import Finding
 from launch.preflight import check_node, gpu_problems, unfit_nodes, write_report
 from launch.rendezvous import Place
 
@@ -47,6 +48,40 @@ def test_unfit_are_those_with_problems_and_those_that_said_nothing(tmp_path):
         "b": ["no port"],
         "c": ["left no report: it cannot start a process or write to run.dir"],
     }
+
+
+def write_links(attempt, figures):
+    """Reports of a ring; ``figures`` by link, 0 for one that is broken."""
+    links = {}
+    for (low, high), gb_per_s in figures.items():
+        finding = Finding(gb_per_s=gb_per_s, problem="" if gb_per_s else "no answer")
+        # The other end saw it otherwise; the worse one counts.
+        links.setdefault(low, {})[high] = finding
+        links.setdefault(high, {})[low] = Finding(gb_per_s=gb_per_s + 1)
+    for node, findings in links.items():
+        write_report(attempt, node, [], findings)
+
+
+def test_node_whose_links_are_slow_or_broken_is_unfit(tmp_path):
+    write_links(tmp_path, {("a", "b"): 9.0, ("b", "c"): 0.5, ("c", "d"): 0.0, ("a", "d"): 8.0})
+    assert unfit_nodes(tmp_path, list("abcd"), min_gb_per_s=1.0) == {
+        "c": [
+            "exchanges no tensors as it should: b with c: "
+            "0.50 GB/s is below min_all_reduce_gb_per_s=1",
+            "exchanges no tensors as it should: c with d: no answer",
+        ]
+    }
+
+
+def test_slow_links_are_let_pass_where_no_limit_is_set(tmp_path):
+    write_links(tmp_path, {("a", "b"): 0.1, ("b", "c"): 9.0, ("a", "c"): 9.0})
+    assert unfit_nodes(tmp_path, list("abc")) == {}
+
+
+def test_node_that_is_unfit_anyway_spoils_no_link_of_its_neighbours(tmp_path):
+    write_links(tmp_path, {("a", "b"): 0.0, ("b", "c"): 0.0, ("a", "c"): 9.0})
+    write_report(tmp_path, "b", ["no port"])
+    assert unfit_nodes(tmp_path, list("abc"), min_gb_per_s=1.0) == {"b": ["no port"]}
 
 
 @pytest.mark.parametrize(
