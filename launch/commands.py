@@ -35,7 +35,7 @@ def check(parsed: argparse.Namespace) -> int:
     """Plan the memory, render, then ask Slurm."""
     job, site = _plan(parsed)
     memory = check_memory(job, site)
-    script = write_job(job, site, command=parsed.command, workdir=Path.cwd())
+    script = _write(parsed, job, site)
     _say(f"{script}: recipe and profile fit together")
     _say(memory)
     _say(slurm.test_only(script))
@@ -144,7 +144,14 @@ def local(parsed: argparse.Namespace) -> int:
 
 def _render(parsed: argparse.Namespace) -> tuple[Job, Path]:
     job, site = _plan(parsed)
-    return job, write_job(job, site, command=parsed.command, workdir=Path.cwd())
+    return job, _write(parsed, job, site)
+
+
+def _write(parsed: argparse.Namespace, job: Job, site: Site) -> Path:
+    try:
+        return write_job(job, site, command=parsed.command, workdir=Path.cwd())
+    except OSError as error:
+        raise ConfigError(f"cannot write the job to {job.folder}: {error}") from error
 
 
 def _plan(parsed: argparse.Namespace) -> tuple[Job, Site]:

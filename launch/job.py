@@ -15,6 +15,7 @@ from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.trainer.run_dir import claim_run_dir
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -98,7 +99,7 @@ class Job:
 
 
 def plan_job(request: JobRequest, site: Site) -> Job:
-    """Resolve the recipe and check it against the job's size.
+    """Resolve the recipe and check it against the job's size and the run that lies there.
 
     Raises:
         ConfigError: Names the key of the recipe or of the profile.
@@ -116,6 +117,9 @@ def plan_job(request: JobRequest, site: Site) -> Job:
         raise ConfigError("a sweep needs --vary key=a,b,c at least once, and no other job has it")
     sized = _Size(nodes=nodes, processes=site.processes_per_node, time=time)
     job = _PLANNERS[request.kind](request, sized)
+    if job.kind in _LEARNING_KINDS:
+        for config in job.configs:  # the ranks would refuse it as well, once the job has waited
+            claim_run_dir(config, Path(config.run.dir), may_write=False)
     if request.server_nodes == 0 and not request.is_heterogeneous:
         return job
     return replace(job, servers=_plan_servers(request, job, site))
@@ -283,6 +287,8 @@ def combinations(varied: Sequence[str]) -> list[tuple[str, ...]]:
         choices.append([f"{key}={value}" for value in values.split(",")])
     return list(itertools.product(*choices))
 
+
+_LEARNING_KINDS = frozenset({"train", "sweep"})
 
 _PLANNERS: dict[JobKind, Callable[[JobRequest, _Size], Job]] = {
     "train": _plan_train,

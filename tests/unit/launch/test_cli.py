@@ -33,6 +33,11 @@ def test_nothing_of_launch_needs_torch():
         ),
         pytest.param(["chain", "tiny_cpu", "--site", "example", "--jobs", "0"], "--jobs 0", id="0"),
         pytest.param(["local", "tiny_cpu", "--procs", "0"], "--procs 0", id="procs"),
+        pytest.param(
+            ["render", "tiny_cpu", "--site", "example", "run.dir=/dev/null/run"],
+            "cannot write the job to /dev/null/run/job: ",
+            id="no-place-for-it",
+        ),
     ],
 )
 def test_wrong_argument_is_named_and_nothing_is_written(

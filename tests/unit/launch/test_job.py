@@ -6,6 +6,7 @@ from launch.job import JobRequest, combinations, plan_job
 from launch.site import NodeSection, Site
 from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.trainer.run_dir import claim_run_dir
 
 SITE = Site(name="mine", nodes=2, node=NodeSection(gpus=0, processes=2))
 
@@ -136,3 +137,14 @@ def test_nodes_of_another_kind_need_a_request_of_their_own():
     with pytest.raises(ConfigError, match="use --heterogeneous"):
         plan_servers(site=site)
     assert plan_servers(site=site, is_heterogeneous=True).servers.per_node == 4
+
+
+@pytest.mark.parametrize("kind", ["train", "sweep"])
+def test_directory_of_another_run_is_refused_before_a_job_waits(tmp_path, kind):
+    here = tmp_path if kind == "train" else tmp_path / "001"
+    earlier = plan(f"run.dir={here}", "optimizer.lr=0.5")
+    claim_run_dir(earlier.configs[0], here, may_write=True)
+    sweep = ("optimizer.eps=1e-8,1e-7",) if kind == "sweep" else ()
+    message = rf"run.dir={here} holds another run: .*optimizer.lr: 0.5 -> 0.001"
+    with pytest.raises(ConfigError, match=message):
+        plan(f"run.dir={tmp_path}", "optimizer.lr=0.001", kind=kind, sweep=sweep)
