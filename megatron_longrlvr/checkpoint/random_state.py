@@ -14,9 +14,9 @@ from typing import Any
 import numpy
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_longrlvr.checkpoint.tensor_file import write_tensors
 from megatron_longrlvr.errors import CheckpointError
 from megatron_longrlvr.model.mcore import get_cuda_rng_tracker
 from megatron_longrlvr.parallel.device import has_cuda
@@ -30,9 +30,11 @@ def random_state_path(directory: Path, rank: int) -> Path:
 
 
 def save_random_state(directory: Path, rank: int) -> None:
-    """Write the states of python, numpy, torch and megatron-core's tracker on this rank."""
-    path = random_state_path(directory, rank)
-    path.parent.mkdir(exist_ok=True)
+    """Write the states of python, numpy, torch and megatron-core's tracker on this rank.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
     python = random.getstate()
     legacy = numpy.random.get_state(legacy=False)
     keys = legacy["state"].pop("key")
@@ -45,7 +47,8 @@ def save_random_state(directory: Path, rank: int) -> None:
     if has_cuda():
         tensors["cuda"] = torch.cuda.get_rng_state()
     scalars = {"python": [python[0], python[2]], "numpy": legacy}
-    save_file(tensors, path, metadata={"scalars": json.dumps(scalars)})
+    path = random_state_path(directory, rank)
+    write_tensors(path, tensors, {"scalars": json.dumps(scalars)})
 
 
 def load_random_state(directory: Path, rank: int) -> None:

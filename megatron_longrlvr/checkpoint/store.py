@@ -3,6 +3,7 @@
     learner/                weights and optimizer (see sharded.py for what is read through pickle)
     critic/                 likewise, in runs with a critic
     random/rank_00000...    random states of every rank, safetensors
+    rollouts/replica_00000  samples that later steps learn from, where the run samples ahead
     state.json              position of the run
     manifest.json           written last, with sizes and hashes of the others
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,11 @@ from megatron_longrlvr.checkpoint.manifest import (
     write_manifest,
 )
 from megatron_longrlvr.checkpoint.random_state import load_random_state, save_random_state
+from megatron_longrlvr.checkpoint.rollouts import (
+    StoredRollouts,
+    load_rollouts,
+    save_rollouts,
+)
 from megatron_longrlvr.checkpoint.run_state import RunState, read_state, write_state
 from megatron_longrlvr.checkpoint.sharded import TraineeWrite, read_trainee
 from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
@@ -45,7 +51,7 @@ from megatron_longrlvr.model.trainee import Trainee
 from megatron_longrlvr.observability.provenance import library_versions
 from megatron_longrlvr.parallel.collectives import broadcast_object, gather_objects
 from megatron_longrlvr.parallel.groups import ProcessGroups
-from megatron_longrlvr.stages import PolicyVersion
+from megatron_longrlvr.stages import PolicyVersion, RolloutBatch
 
 CRITIC_DIRECTORY = "critic"
 """Where a critic's torch_dist files lie within a checkpoint."""
@@ -74,6 +80,7 @@ class PendingCheckpoint:
         critic: Critic | None = None,
         config_fingerprint: str,
         metrics: Mapping[str, float] | None = None,
+        rollouts: Sequence[RolloutBatch] = (),
     ) -> None:
         """Start writing.
 
@@ -85,6 +92,7 @@ class PendingCheckpoint:
             critic: Of the run, where it has one.
             config_fingerprint: Of the recipe, for whoever resumes.
             metrics: Held-out ones of the policy as it is, where it was measured.
+            rollouts: This replica's samples of steps to come; of as many steps on every rank.
 
         Raises:
             CheckpointError: The disk has too little space, or some rank could not write.
@@ -95,13 +103,16 @@ class PendingCheckpoint:
         self._groups, self._directory = learner.policy.groups, directory
         self._partial = partial_directory(directory)
         _on_first_rank(self._groups, lambda: _clear(self._partial))
+        # The small files first: where one cannot be written, no process is writing the large ones.
+        _on_every_rank(self._groups, lambda: save_random_state(self._partial, self._groups.rank))
+        if rollouts:
+            _on_every_rank(self._groups, lambda: self._save_rollouts(rollouts))
+        _on_first_rank(self._groups, lambda: write_state(self._partial, state))
         self._writes: list[TraineeWrite] = []
         self._begin(WEIGHTS_DIRECTORY, learner)
         if critic is not None:
             with critic.present():
                 self._begin(CRITIC_DIRECTORY, critic)
-        _on_every_rank(self._groups, lambda: save_random_state(self._partial, self._groups.rank))
-        _on_first_rank(self._groups, lambda: write_state(self._partial, state))
         self._manifest = _manifest(learner, state, config_fingerprint, metrics or {})
 
     def _begin(self, name: str, trainee: Trainee) -> None:
@@ -110,6 +121,11 @@ class PendingCheckpoint:
         hashes = self._partial / _HASHES / f"{name}_{self._groups.rank:05d}.json"
         after = self._writes[-1] if self._writes else None
         self._writes.append(TraineeWrite(directory, trainee, hashes=hashes, after=after))
+
+    def _save_rollouts(self, rollouts: Sequence[RolloutBatch]) -> None:
+        groups = self._groups
+        if groups.tp_rank == groups.cp_rank == groups.pp_rank == 0:  # the others have the same
+            save_rollouts(self._partial, groups.dp_rank, rollouts)
 
     @property
     def is_written(self) -> bool:
@@ -197,6 +213,17 @@ def load_checkpoint(directory: Path, learner: Learner, *, critic: Critic | None 
     elif groups.rank == 0:
         _log.info("%s was saved by another layout; random states start anew", directory)
     return state
+
+
+def load_unused(checkpoint: Checkpoint, groups: ProcessGroups) -> Sequence[StoredRollouts]:
+    """This replica's samples of steps to come; none where another layout saved them.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    if checkpoint.manifest.layout != asdict(groups.layout):
+        return ()
+    return load_rollouts(checkpoint.directory, groups.dp_rank)
 
 
 def _check_kind(checkpoint: Checkpoint, learner: Learner, critic: Critic | None) -> None:

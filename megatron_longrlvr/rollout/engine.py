@@ -53,6 +53,20 @@ class PendingRollouts(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedRollouts:
+    """Satisfies ``PendingRollouts`` with samples that are there."""
+
+    rollouts: RolloutBatch
+
+    def finish(self, *, on_sample: OnSample | None = None) -> RolloutBatch:
+        """The samples, each shown to ``on_sample`` first."""
+        if on_sample is not None:
+            for sample in self.rollouts.samples:
+                on_sample(sample)
+        return self.rollouts
+
+
 @runtime_checkable
 class AheadEngine(RolloutEngine, Protocol):
     """An engine that writes samples while the learner trains, and while it is published to."""

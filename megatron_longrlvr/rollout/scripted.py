@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from megatron_longrlvr.data.tokenizer import Tokenizer
-from megatron_longrlvr.rollout.engine import OnSample, PendingRollouts, SamplingParams
+from megatron_longrlvr.rollout.engine import (
+    FinishedRollouts,
+    OnSample,
+    PendingRollouts,
+    SamplingParams,
+)
 from megatron_longrlvr.stages import (
     FinishReason,
     PolicyVersion,
@@ -33,19 +38,6 @@ class ScriptedResponse:
 
 Script = Callable[[int, Prompt, int], ScriptedResponse]
 """(step, prompt, place in the group) -> response."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """Satisfies ``PendingRollouts``."""
-
-    rollouts: RolloutBatch
-
-    def finish(self, *, on_sample: OnSample | None = None) -> RolloutBatch:
-        if on_sample is not None:
-            for sample in self.rollouts.samples:
-                on_sample(sample)
-        return self.rollouts
 
 
 class ScriptedEngine:
@@ -78,7 +70,7 @@ class ScriptedEngine:
 
     def begin(self, prompts: PromptBatch, params: SamplingParams) -> PendingRollouts:
         """Answer with the version of this moment; see ``AheadEngine``."""
-        return _Written(self.generate(prompts, params))
+        return FinishedRollouts(self.generate(prompts, params))
 
     def _sample(self, step: int, prompt: Prompt, index: int, params: SamplingParams) -> Sample:
         response = self._script(step, prompt, index)

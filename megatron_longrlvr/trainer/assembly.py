@@ -9,7 +9,7 @@ from dataclasses import replace
 from megatron_longrlvr.algorithms.credit import SegmentCredit
 from megatron_longrlvr.algorithms.dealing import GroupCost, GroupShape
 from megatron_longrlvr.algorithms.packing import Peers
-from megatron_longrlvr.checkpoint.store import find_intact, load_checkpoint
+from megatron_longrlvr.checkpoint.store import find_intact, load_checkpoint, load_unused
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.data.build import build_prompt_source
@@ -128,6 +128,8 @@ def assemble(
     )
     closing.callback(scorer.close)
     collector = _build_collector(config, groups, source, engine, scorer)
+    if checkpoint is not None:
+        collector.sampler.take_up(load_unused(checkpoint, groups))
     return TrainingRun(
         parts=replace(
             _step_parts(config, groups, learner, critic, engine, collector),

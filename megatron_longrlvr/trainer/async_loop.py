@@ -6,9 +6,10 @@ does to the loss is made up for there: the ratio is taken against the learner's 
 log-probabilities at the start of the step, and each token is weighted by their distance from those
 that it was sampled with.
 
-A checkpoint holds no samples. Its position in the prompts is that of the steps that were learned
-from, so a resumed run draws the prompts that were under way again and samples them from the newest
-weights: no prompt is lost and none is learned from twice.
+A checkpoint holds the samples of the steps that were under way, since the weights that wrote them
+are gone by then: saving waits until they are written, as the next step would with k = 1. A resumed
+run learns from the very same, so it is the run that was not stopped. In another layout it samples
+their prompts again from the newest weights: none is lost and none is learned from twice.
 
 Paper: AReaL, arXiv:2505.24298 (bounded staleness, decoupled objective).
 """
@@ -16,10 +17,13 @@ Paper: AReaL, arXiv:2505.24298 (bounded staleness, decoupled objective).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from megatron_longrlvr.checkpoint.rollouts import StoredRollouts
 from megatron_longrlvr.rollout.engine import (
     AheadEngine,
+    FinishedRollouts,
     OnSample,
     PendingRollouts,
     SamplingParams,
@@ -79,6 +83,26 @@ class SamplesAhead:
 
     def cursor(self) -> int:
         return self._cursor
+
+    def unused(self) -> Sequence[RolloutBatch]:
+        batches = [one.pending.finish() for one in self._under_way]
+        self._under_way = deque(
+            replace(one, pending=FinishedRollouts(batch))
+            for one, batch in zip(self._under_way, batches, strict=True)
+        )
+        return batches
+
+    def take_up(self, stored: Sequence[StoredRollouts]) -> None:
+        assert not self._under_way, "called before the first step"
+        for rollouts in stored[: self._max_staleness]:
+            batch = rollouts.of(self._prompts.draw(rollouts.step))
+            self._under_way.append(
+                _UnderWay(
+                    step=rollouts.step,
+                    pending=FinishedRollouts(batch),
+                    cursor=self._prompts.source.state(),
+                )
+            )
 
     def _begin(self, step: int) -> None:
         batch = self._prompts.draw(step)

@@ -200,15 +200,17 @@ def save(
     That of the last step is complete when this returns.
     """
     learner, critic = run.parts.learner, run.parts.critic
+    sampler = run.parts.collector.sampler
     state = RunState(
         step=step,
         policy_version=learner.version,
         critic_version=0 if critic is None else critic.version,
-        prompt_cursor=(
-            run.parts.collector.sampler.cursor() if prompt_cursor is None else prompt_cursor
-        ),
+        prompt_cursor=sampler.cursor() if prompt_cursor is None else prompt_cursor,
         extra=extra or {},
     )
-    run.saver.save(state)
+    if prompt_cursor is None:
+        run.saver.save(state, sampler.unused)
+    else:  # the steps to come are drawn again with the one that was lost
+        run.saver.save(state)
     if step == run.trainer.steps:
         run.saver.finish()

@@ -64,7 +64,8 @@ def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
         may_write: Whether to create it and write ``config.json``; one rank does.
 
     Raises:
-        ConfigError: Another run lies there; names the settings that differ.
+        ConfigError: Another run lies there, with the settings that differ; or the directory cannot
+            be written to.
     """
     existing = path / CONFIG_FILE
     is_new = not existing.is_file()
@@ -74,8 +75,11 @@ def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
             shown = "; ".join(differing[:6])
             raise ConfigError(f"run.dir={path} holds another run: {shown}; choose another run.dir")
     if may_write:
-        path.mkdir(parents=True, exist_ok=True)
-        write_config(config, existing)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_config(config, existing)
+        except OSError as error:
+            raise ConfigError(f"run.dir={path} cannot be written to: {error}") from error
     return RunDir(path=path, is_new=is_new)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from megatron_longrlvr.checkpoint.rollouts import StoredRollouts
 from megatron_longrlvr.config.training import RolloutConfig
 from megatron_longrlvr.data.sources import PromptSource
 from megatron_longrlvr.rollout.engine import OnSample, RolloutEngine, SamplingParams
@@ -31,6 +32,17 @@ class Sampler(Protocol):
 
     def cursor(self) -> int:
         """Prompts dealt to the steps that have been sampled: where a resumed run goes on."""
+        ...
+
+    def unused(self) -> Sequence[RolloutBatch]:
+        """Samples of the steps to come, waited for where they are being written.
+
+        They are kept as well. Every rank calls this alike.
+        """
+        ...
+
+    def take_up(self, stored: Sequence[StoredRollouts]) -> None:
+        """Go on with samples that an earlier start left unused; called before the first step."""
         ...
 
 
@@ -65,3 +77,9 @@ class SamplesOnDemand:
 
     def cursor(self) -> int:
         return self.prompts.source.state()
+
+    def unused(self) -> Sequence[RolloutBatch]:
+        return ()
+
+    def take_up(self, stored: Sequence[StoredRollouts]) -> None:
+        """Samples from older weights are not learned from here: their prompts are drawn again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from megatron_longrlvr.model.critic import Critic
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
+from megatron_longrlvr.stages import RolloutBatch
 
 
 class Saver:
@@ -62,8 +63,14 @@ class Saver:
             )
         self._measured = (step, metrics)
 
-    def save(self, state: RunState) -> None:
+    def save(
+        self, state: RunState, unused: Callable[[], Sequence[RolloutBatch]] = lambda: ()
+    ) -> None:
         """Begin a checkpoint of the learner as it is, once the one before is complete.
+
+        Args:
+            state: Position of the run.
+            unused: Asked for the samples of steps to come; may wait for them.
 
         Raises:
             CheckpointError: It, or the one before, could not be written.
@@ -78,6 +85,7 @@ class Saver:
                 critic=self._critic,
                 config_fingerprint=self._fingerprint,
                 metrics=metrics if step == state.step else {},
+                rollouts=unused(),
             )
         if not self._trainer.async_save:
             self.finish()
@@ -106,9 +114,14 @@ class Saver:
         pending, self._pending = self._pending, None
         with self._timed():
             pending.finish()
+            if self._learner.policy.groups.rank == 0:
+                prune(self._run_dir, self._trainer.keep_checkpoints, self._best())
         beat()
-        if self._learner.policy.groups.rank == 0:
-            prune(self._run_dir, self._trainer.keep_checkpoints, self._best())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a checkpoint is under way; the same on every rank."""
+        return self._pending is not None
 
     def take_blocked_s(self) -> float:
         """Seconds for which training has waited for checkpoints since this was asked last."""

@@ -4,12 +4,11 @@ In the layout that saved it: the same losses and weights bit for bit. In another
 weights that were saved, bit for bit, and from there the same up to the order of fp32 sums. Whoever
 loads starts from other weights, so that everything that matches came out of the checkpoint.
 
-Not covered: CUDA, several machines, a disk that is full before the first rank's common.pt.
+Not covered: CUDA, several machines. A full disk is in test_checkpoint_space.py.
 """
 
 import json
 import pickle
-import resource
 import shutil
 from importlib import metadata
 
@@ -494,49 +493,6 @@ def test_checkpoint_with_changed_contents_is_skipped_for_the_one_before(pool2, s
     path.write_bytes(content)
     assert latest(run_dir).manifest.step == STEPS_BEFORE + 1, "sizes do not tell"
     assert pool2.run(step_of_intact, folder, run_dir) == [STEPS_BEFORE] * 2
-
-
-# Enough for the small files of a checkpoint and not for its weights.
-FILE_LIMIT_BYTES = 32 * 1024
-
-
-def fail_then_save(rank, _world_size, folder, run_dir, limited_ranks):
-    """Listed steps after a save that runs out of space, and after another attempt."""
-    from megatron_longrlvr.checkpoint.store import save_checkpoint
-
-    learner = build_learner(layout_of("tp2-sp"), folder)
-    train(learner, 0, STEPS_BEFORE + 1)
-    directory = checkpoint_directory(run_dir, STEPS_BEFORE + 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if rank in limited_ranks:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT_BYTES, limits[1]))
-    try:
-        with pytest.raises(CheckpointError) as caught:
-            save_checkpoint(directory, learner, position(learner), config_fingerprint="abc")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    after_failure = [checkpoint.manifest.step for checkpoint in list_checkpoints(run_dir)]
-    torch.distributed.barrier()
-    save_checkpoint(directory, learner, position(learner), config_fingerprint="abc")
-    return str(caught.value), after_failure
-
-
-@pytest.mark.parametrize("limited_ranks", [(0,), (1,), (0, 1)], ids=str)
-def test_save_that_finds_no_space_leaves_the_earlier_checkpoint(pool2, saved, limited_ranks):
-    folder, run_dir = saved
-    results = pool2.run(fail_then_save, folder, run_dir, limited_ranks)
-    directory = checkpoint_directory(run_dir, STEPS_BEFORE + 1)
-    for text, after_failure in results:
-        assert str(partial_directory(directory)) in text
-        assert "GiB free there" in text
-        assert after_failure == [STEPS_BEFORE]
-    # The first rank has everybody's reasons; torch's writer turns "File too large" into the first,
-    # which megatron-core 0.19 prints and names by its type.
-    causes = ("unexpected pos", "caught while starting worker")
-    assert any(cause in results[0][0] for cause in causes)
-    steps = [checkpoint.manifest.step for checkpoint in list_checkpoints(run_dir)]
-    assert steps == [STEPS_BEFORE, STEPS_BEFORE + 1]
-    assert not partial_directory(directory).exists()
 
 
 def test_save_replaces_what_is_left_of_the_same_step(pool2, saved):

@@ -64,6 +64,11 @@ def test_killed_rank_is_started_again_up_to_the_cap(tmp_path):
     assert [end.is_requeued for end in ends] == [True, False]
 
 
+def test_other_ranks_may_finish_what_they_write_and_no_more(tmp_path):
+    assert run_program(tmp_path, "finishes") == 74
+    assert (tmp_path / "saved").read_text() == "whole"
+
+
 def test_hung_ranks_show_their_stacks_and_are_killed(tmp_path, capfd):
     assert run_program(tmp_path, "hangs", hang_timeout_s=2) == 70
     shown = capfd.readouterr().err

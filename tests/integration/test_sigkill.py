@@ -12,17 +12,13 @@ import random
 
 import pytest
 
-from megatron_longrlvr.observability.metric_log import read_metric_log
-from megatron_longrlvr.observability.samples import list_samples, read_samples
-from megatron_longrlvr.trainer.session import run_training
 from tests.support.judge_server import JudgeServer, verdict
 from tests.support.judges import judge_settings
-from tests.support.moments import Moment, die_at
+from tests.support.killed_runs import how_it_ends, records, run, samples, weights
+from tests.support.moments import Moment
 from tests.support.runs import toy_config
 from tests.support.spawn import run_distributed
 
-# What a clock or an allocator measures; a verdict of the first try may come from the cache later.
-MEASURED = ("timing/", "memory/", "rollout/tokens_per_s", "judge/")
 LAYOUTS = {"dp2": {}, "tp2": {"layout__tp": 2}, "pp2": {"layout__pp": 2}}
 NUM_STEPS = 7
 LONGEST_DELAY_S = 0.02
@@ -51,12 +47,6 @@ MOMENTS = [
 ]
 
 
-def run(rank, world_size, config, moment=None, delay_s=0.0):  # noqa: ARG001
-    if moment is not None:
-        die_at(moment, delay_s)
-    return run_training(config)
-
-
 def half_right(request):
     """Yes to an answer that holds half the words of a reference: some do from the beginning."""
     words = set(request.answer.split())
@@ -78,36 +68,6 @@ def config(run_dir, url, layout):
         trainer__export_hf=True,
         **layout,
     )
-
-
-def records(run_dir):
-    return [
-        (
-            record.kind.value,
-            record.step,
-            {
-                name: value
-                for name, value in record.metrics.items()
-                if not name.startswith(MEASURED)
-            },
-        )
-        for record in read_metric_log(run_dir / "metrics.jsonl")
-    ]
-
-
-def samples(run_dir):
-    return [record for path in list_samples(run_dir) for record in read_samples(path)]
-
-
-def weights(run_dir):
-    return (run_dir / "hf" / "model.safetensors").read_bytes()
-
-
-def how_it_ends(config, moment, delay_s):
-    try:
-        return str(run_distributed(run, 2, config, moment, delay_s))
-    except AssertionError as error:
-        return str(error)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())

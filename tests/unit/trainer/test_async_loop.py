@@ -7,6 +7,7 @@ handed out, whatever is under way.
 
 import pytest
 
+from megatron_longrlvr.checkpoint.rollouts import load_rollouts, save_rollouts
 from megatron_longrlvr.config.training import RolloutConfig
 from megatron_longrlvr.rollout.engine import AheadEngine, SamplingParams
 from megatron_longrlvr.rollout.scripted import ScriptedEngine, ScriptedResponse
@@ -93,6 +94,34 @@ def test_a_resumed_run_loses_no_prompt_and_doubles_none(stopped_after):
     assert resumed.sampler.cursor() == cursor
     rest = [texts for texts, *_ in resumed.steps(first=stopped_after + 1)]
     assert rest == whole[stopped_after:]
+
+
+@pytest.mark.parametrize("max_staleness", [1, 2])
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_samples_that_were_left_unused_are_what_the_resumed_run_goes_on_with(
+    tmp_path, max_staleness, stopped_after
+):
+    whole = list(Run(max_staleness).steps())
+    stopped = Run(max_staleness)
+    *_, (_, _, _, cursor) = stopped.steps(last=stopped_after)
+    save_rollouts(tmp_path, 0, stopped.sampler.unused())
+    assert list(stopped.steps(first=stopped_after + 1)) == whole[stopped_after:]  # kept as well
+    resumed = Run(max_staleness, cursor=cursor)
+    resumed.engine.publish(PolicyVersion(stopped_after))
+    resumed.sampler.take_up(load_rollouts(tmp_path, 0))
+    resumed.begun = [stopped_after + max_staleness]
+    assert resumed.sampler.cursor() == cursor
+    assert list(resumed.steps(first=stopped_after + 1)) == whole[stopped_after:]
+
+
+def test_samples_older_than_the_recipe_now_allows_are_drawn_again(tmp_path):
+    stopped = Run(2)
+    *_, (_, _, _, cursor) = stopped.steps(last=1)
+    save_rollouts(tmp_path, 0, stopped.sampler.unused())
+    resumed = Run(1, cursor=cursor)
+    resumed.engine.publish(PolicyVersion(1))
+    resumed.sampler.take_up(load_rollouts(tmp_path, 0))
+    assert [age for _, age, _, _ in resumed.steps(first=2)] == [1, 1, 1, 1]
 
 
 def test_a_step_out_of_turn_is_an_error():

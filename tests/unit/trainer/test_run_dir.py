@@ -88,3 +88,9 @@ def test_another_run_is_refused_with_the_setting_that_differs(tmp_path):
     with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.001 -> 0\.01"):
         claim_run_dir(other, tmp_path, may_write=True)
     assert fingerprint(other) != fingerprint(config())
+
+
+def test_directory_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"run\.dir=.*/file/run cannot be written to: .*Errno 20"):
+        claim_run_dir(config(), tmp_path / "file" / "run", may_write=True)
