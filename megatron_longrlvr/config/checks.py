@@ -277,9 +277,26 @@ def _check_acceleration(config: TrainConfig, layout: ParallelLayout) -> None:
             "rollout.engine=megatron decodes one token of each sample at a time; use "
             "vllm_colocated or vllm_server"
         )
+    _check_fused_attention(config)
     if optimizer.host_frac > 0 and not optimizer.distributed:
         raise ConfigError(
             f"optimizer.host_frac={optimizer.host_frac} needs optimizer.distributed=true"
+        )
+
+
+def _check_fused_attention(config: TrainConfig) -> None:
+    if config.model.attention != "transformer_engine":
+        return
+    if config.algorithm.shared_prompt:
+        raise ConfigError(
+            "model.attention=transformer_engine cannot have samples share a prompt; set "
+            "algorithm.shared_prompt=false, or model.attention=torch"
+        )
+    if config.rollout.engine == "megatron":
+        raise ConfigError(
+            "model.attention=transformer_engine has no key/value cache, which "
+            "rollout.engine=megatron decodes with; use vllm_colocated or vllm_server, or "
+            "model.attention=torch"
         )
 
 

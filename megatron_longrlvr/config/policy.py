@@ -23,6 +23,9 @@ Architecture = Literal[
 MIXTURES: frozenset[Architecture] = frozenset({"MixtralForCausalLM", "Qwen3MoeForCausalLM"})
 """Families whose layers have experts."""
 
+AttentionKernel = Literal["torch", "flash_attention_3", "flash_attention_4", "transformer_engine"]
+KeyExchange = Literal["all_gather", "p2p", "a2a"]
+
 
 class NewExpertsConfig(Section):
     """Experts of a model that starts from random weights; every layer has them."""
@@ -87,6 +90,17 @@ class ComputeConfig(Section):
     """What computes linear layers and norms: megatron-core's own modules and torch, or Transformer
     Engine's fused ones, which FP8 needs. Experts are then computed together."""
 
+    attention: AttentionKernel = "torch"
+    """Whose kernels compute the core attention. On GPU, torch's own are FlashAttention 2; versions
+    3 (Hopper) and 4 (Hopper, Blackwell) are registered with torch where their packages are there.
+    All of these serve samples that share a prompt. Transformer Engine's fused attention does not,
+    and takes ``algorithm.shared_prompt=false`` and another ``rollout.engine`` than megatron."""
+
+    key_exchange: KeyExchange = "all_gather"
+    """How context-parallel ranks come by each other's keys and values: all of them at once, in a
+    ring while the present ones are computed with (``p2p``), or by trading heads for tokens
+    (``a2a``). The latter two are Transformer Engine's."""
+
     fp8: Fp8Config | None = None
     """Matrix products of the layers in FP8; null computes them in ``dtype``. The output layer, the
     router and the core attention stay as they are."""
@@ -108,6 +122,16 @@ class ComputeConfig(Section):
             raise ValueError(
                 f"fp8.kind={self.fp8.kind} needs layers=transformer_engine and dtype=bf16, got "
                 f"layers={self.layers} and dtype={self.dtype}"
+            )
+        if self.key_exchange != "all_gather" and self.attention != "transformer_engine":
+            raise ValueError(
+                f"key_exchange={self.key_exchange} needs attention=transformer_engine, got "
+                f"attention={self.attention}"
+            )
+        if self.attention != "torch" and self.dtype != "bf16":
+            raise ValueError(
+                f"attention={self.attention} has kernels for dtype=bf16 alone, got "
+                f"dtype={self.dtype}"
             )
         if self.offload is None:
             return self

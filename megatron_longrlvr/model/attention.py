@@ -75,9 +75,12 @@ class PackedAttention:
     qkv_format: str = "thd"
     routing: TokenRouting | None = None
 
+    def rotate(self, heads: Tensor) -> Tensor:
+        """Rotary embedding of [L, N, D] queries or keys."""
+        return apply_rotary(heads, self.cos, self.sin)
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int) -> Tensor:  # noqa: ARG002
-        query = apply_rotary(query, self.cos, self.sin)
-        key = apply_rotary(key, self.cos, self.sin)
+        query, key = self.rotate(query), self.rotate(key)
         if self.cp_group.size() > 1:
             # All context-parallel ranks run the same layers on the same micro-batch, so all of
             # them reach this all-gather (forward) and reduce-scatter (backward).

@@ -1,7 +1,8 @@
 """Attention of one batch of blocks, with the log-sum-exp that merging blocks takes.
 
 PyTorch's public attention does not return the log-sum-exp, so its kernels are called by name.
-They never hold a matrix of scores, and take fewer key/value heads than query heads as they are.
+They never hold a matrix of scores, and take fewer key/value heads than query heads as they are. On
+a GPU they take bf16 alone, and are the ones that ``model.attention`` has torch register.
 
 Shapes: B blocks, Q queries, K keys, H query heads, M key/value heads, D head size.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from megatron_longrlvr.model.plain_attention import plain_backward, plain_forward
 
 _aten = torch.ops.aten
 
@@ -29,6 +32,8 @@ def block_forward(
     Returns:
         [B, Q, H, D] of the query's type, and [B, Q, H] float32 in nats.
     """
+    if _is_plain(query):
+        return plain_forward(query, key, value, is_causal=is_causal, scale=scale)
     heads_first = [each.transpose(1, 2) for each in (query, key, value)]
     if query.is_cuda:
         out, log_sum, *_ = _aten._scaled_dot_product_flash_attention(
@@ -57,6 +62,10 @@ def block_backward(
     ``out`` [B, Q, H, D] and ``log_sum`` [B, Q, H] are what a query found in all of its blocks:
     with them the kernel's weights are the shares of the whole, and the blocks' gradients add up.
     """
+    if _is_plain(query):
+        return plain_backward(
+            grad, query, key, value, out, log_sum, is_causal=is_causal, scale=scale
+        )
     tensors = [each.transpose(1, 2) for each in (grad, query, key, value, out)]
     log_sum = log_sum.contiguous().transpose(1, 2)
     if query.is_cuda:
@@ -80,3 +89,7 @@ def block_backward(
         )
     grad_query, grad_key, grad_value = (each.transpose(1, 2) for each in grads)
     return grad_query, grad_key, grad_value
+
+
+def _is_plain(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype == torch.float32

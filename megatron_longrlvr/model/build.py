@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from megatron_longrlvr.config.policy import ModelConfig
-from megatron_longrlvr.model.gpu_libraries import require_transformer_engine
+from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.gpu_libraries import (
+    require_transformer_engine,
+    use_flash_attention,
+)
 from megatron_longrlvr.model.layer_specs import block_spec
 from megatron_longrlvr.model.mcore import TransformerConfig
 from megatron_longrlvr.model.policy_model import PolicyModel
@@ -21,6 +25,7 @@ from megatron_longrlvr.parallel.layout import ParallelLayout
 
 _Chunk = TypeVar("_Chunk", bound=PolicyModel)
 
+_FLASH_VERSIONS = {"flash_attention_3": 3, "flash_attention_4": 4}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -61,6 +66,7 @@ def transformer_config(
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
         context_parallel_size=layout.cp,
+        cp_comm_type=model.key_exchange,  # read by Transformer Engine's attention alone
         expert_model_parallel_size=layout.ep,
         sequence_parallel=layout.sequence_parallel,
         # Our losses carry their global denominators: megatron must sum, not average.
@@ -93,12 +99,11 @@ def build_chunks_of(
     """This rank's pipeline chunks of a policy or a critic, with weights yet to be filled in.
 
     Raises:
-        ConfigError: A library that ``model.layers`` asks for does not import.
+        ConfigError: A library that ``model`` asks for does not import, or ranks cannot exchange
+            the model's heads.
     """
-    # FP8 and offloading ask for it too, by the recipe's own checks.
-    if model.layers == "transformer_engine":
-        require_transformer_engine("model.layers=transformer_engine")
     layout = groups.layout
+    _prepare_kernels(spec, layout, model)
     config = transformer_config(spec, layout, model)
     chunks = []
     for chunk in range(layout.vpp):
@@ -108,7 +113,7 @@ def build_chunks_of(
         built = kind(
             config=config,
             transformer_layer_spec=block_spec(
-                spec, config, model.layers, vp_stage=vp_stage, pp_rank=groups.pp_rank
+                spec, config, model, vp_stage=vp_stage, pp_rank=groups.pp_rank
             ),
             vocab_size=spec.padded_vocab_size(layout.tp),
             max_sequence_length=spec.max_position_embeddings,
@@ -121,6 +126,22 @@ def build_chunks_of(
         )
         chunks.append(built.to(device()))
     return tuple(chunks)
+
+
+def _prepare_kernels(spec: ModelSpec, layout: ParallelLayout, model: ModelConfig) -> None:
+    # FP8 and offloading ask for Transformer Engine too, by the recipe's own checks.
+    if model.layers == "transformer_engine":
+        require_transformer_engine("model.layers=transformer_engine")
+    if model.attention == "transformer_engine":
+        require_transformer_engine("model.attention=transformer_engine")
+    if model.attention in _FLASH_VERSIONS:
+        use_flash_attention(_FLASH_VERSIONS[model.attention], f"model.attention={model.attention}")
+    heads = spec.num_kv_heads // layout.tp
+    if model.key_exchange == "a2a" and heads % layout.cp:
+        raise ConfigError(
+            f"model.key_exchange=a2a deals the {heads} key/value heads of a tensor-parallel rank "
+            f"to layout.cp={layout.cp} ranks, which does not come out even; use p2p or all_gather"
+        )
 
 
 def _leave_as_allocated(weight: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ _APEX = (
     "build it from NVIDIA/apex with --cpp_ext and --cuda_ext, or use an NGC PyTorch image (see the "
     "Dockerfile)"
 )
+_FLASH_ATTENTION = {
+    3: "build flash_attn_interface from the folder hopper/ of Dao-AILab/flash-attention",
+    4: "pip install flash-attn-4",
+}
 
 
 def require_transformer_engine(setting: str) -> None:
@@ -41,6 +45,26 @@ def require_apex(setting: str) -> None:
         ConfigError: They do not; says why, and what to install.
     """
     _require("apex.optimizers", "Apex", setting, _APEX)
+
+
+def use_flash_attention(version: int, setting: str) -> None:
+    """Have torch's attention run the kernels of a later FlashAttention, in this process.
+
+    Args:
+        version: 3 or 4.
+        setting: What asks for it, as ``key=value``.
+
+    Raises:
+        ConfigError: Its package does not import, or torch knows of no such version.
+    """
+    attention = importlib.import_module("torch.nn.attention")
+    remedy = _FLASH_ATTENTION[version]
+    try:
+        attention.activate_flash_attention_impl(f"FA{version}")
+    except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{setting} needs FlashAttention {version}, which does not load ({error}); {remedy}"
+        ) from error
 
 
 def _require(module: str, name: str, setting: str, remedy: str) -> None:

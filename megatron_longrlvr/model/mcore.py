@@ -39,7 +39,8 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.extensions.transformer_engine import TENorm
+from megatron.core.extensions.transformer_engine import TEDotProductAttention, TENorm
+from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
@@ -48,6 +49,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer import distrib_optimizer as _distrib_optimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import (
     copy_to_tensor_model_parallel_region,
@@ -81,10 +83,12 @@ __all__ = [
     "MoEAuxLossAutoScaler",
     "ModuleSpec",
     "OptimizerConfig",
+    "PackedSeqParams",
     "ShardedBase",
     "ShardedObject",
     "ShardedTensor",
     "StrictHandling",
+    "TEDotProductAttention",
     "TENorm",
     "TopKRouter",
     "TorchDistLoadShardedStrategy",
@@ -92,6 +96,7 @@ __all__ = [
     "TransformerConfig",
     "TransformerLayer",
     "copy_to_tensor_model_parallel_region",
+    "dequantize_fp8_tensor",
     "dict_list_map_outplace",
     "dist_checkpointing",
     "extract_sharded_base",
@@ -104,6 +109,7 @@ __all__ = [
     "get_megatron_optimizer",
     "get_num_layers_to_build",
     "get_transformer_layer_offset",
+    "is_float8tensor",
     "is_main_replica",
     "nested_values",
     "set_router",

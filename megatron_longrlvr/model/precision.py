@@ -85,7 +85,7 @@ def offload_options(offload: OffloadConfig | None) -> dict[str, object]:
 def describe(model: ComputeConfig) -> str:
     """What the layers are computed with, for the log."""
     precision = model.dtype if model.fp8 is None else f"FP8 ({model.fp8.kind})"
-    return f"layers of {model.layers} in {precision}"
+    return f"layers of {model.layers} in {precision}, attention of {model.attention}"
 
 
 def row_multiple(layout: ParallelLayout, fp8: Fp8Config | None) -> int:

@@ -75,6 +75,12 @@ class SequencePlan:
     full: Sequence[BlockBatch]
     """Within one of these no token is a query twice."""
 
+    lengths: tuple[int, ...]
+    """Tokens of each segment on all ranks, padding included; the last may be padding alone."""
+
+    shares_prompts: bool
+    """Whether a segment continues another."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Block:
@@ -132,6 +138,8 @@ def plan_sequences(
         causal=batches,
         output_index=output_index,
         full=[*_batch_full(before, device=device), *_batch_full(prompts, device=device)],
+        lengths=tuple(padded),
+        shares_prompts=bool(prompts),
     )
 
 

@@ -36,10 +36,13 @@ def start_groups(layout: dict, world_size: int) -> ProcessGroups:
     return start_process_groups(ParallelLayout(world_size=world_size, **layout), seed=0)
 
 
-def start_policy(folder: Path, layout: dict, world_size: int, **model: object) -> Policy:
+def start_policy(
+    folder: Path, layout: dict, world_size: int, *, unchecked: dict | None = None, **model: object
+) -> Policy:
+    """A policy, in fp32 unless told otherwise; nobody checks the ``unchecked`` settings."""
     groups = start_groups(layout, world_size)
     settings = {"dtype": "fp32", "logprob_chunk_tokens": 7, **model}
-    config = ModelConfig(path=str(folder), **settings)
+    config = ModelConfig(path=str(folder), **settings).model_copy(update=unchecked)
     return load_policy(folder, read_model_spec(folder), groups, config)
 
 

@@ -24,6 +24,8 @@ FP8 = {
     "model.fp8": {"kind": "blockwise", "parameters": True},
 }
 
+FUSED = {"model.dtype": "bf16", "model.attention": "transformer_engine"}
+
 CRITIC = {
     "algorithm.advantage": "gae",
     "algorithm.drop_uninformative_groups": False,
@@ -78,6 +80,11 @@ ACCEPTED = [
     ),
     pytest.param({**VLLM, **FP8}, 2, id="fp8-with-vllm"),
     pytest.param({"optimizer.host_frac": 0.5}, 2, id="optimizer-half-on-the-host"),
+    pytest.param(
+        {**VLLM, **FUSED, "model.key_exchange": "p2p", "algorithm.shared_prompt": False},
+        2,
+        id="fused-attention-in-a-ring",
+    ),
 ]
 
 REFUSED = [
@@ -319,6 +326,18 @@ REFUSED = [
         "optimizer.host_frac=0.5 needs optimizer.distributed=true",
         id="whole-optimizer-on-the-host",
     ),
+    pytest.param(
+        {**VLLM, **FUSED},
+        2,
+        "model.attention=transformer_engine .* algorithm.shared_prompt=false",
+        id="fused-attention-shares-no-prompt",
+    ),
+    pytest.param(
+        {**FUSED, "algorithm.shared_prompt": False},
+        2,
+        "model.attention=transformer_engine .* rollout.engine=megatron",
+        id="fused-attention-has-no-cache",
+    ),
 ]
 
 TE = {"model.layers": "transformer_engine"}
@@ -347,6 +366,14 @@ REFUSED_MODELS = [
         {**TE, "model.offload": {"kind": "modules", "modules": ["attn_proj"]}},
         "attn_proj without core_attn",
         id="offload-of-a-product-alone",
+    ),
+    pytest.param(
+        {"model.attention": "flash_attention_3"},
+        "attention=flash_attention_3 .* dtype=fp32",
+        id="kernels-of-bf16",
+    ),
+    pytest.param(
+        {"model.key_exchange": "a2a"}, "key_exchange=a2a .* attention=torch", id="whose-exchange"
     ),
 ]
 
