@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_longrlvr.model.mcore import dequantize_fp8_tensor, is_float8tensor
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.model.weight_map import Cut, Rule, merge_one, rules_for_model, shard_shape
 from megatron_longrlvr.parallel.collectives import gather_objects
@@ -81,7 +82,7 @@ def gather_hf_tensors(
     )
     if not shared:
         for item in items:
-            yield from _merged(item, [parameters[item.rule.megatron_name]], spec)
+            yield from _merged(item, [_plain(parameters[item.rule.megatron_name])], spec)
         return
     buckets = list(split_buckets(items, bucket_bytes // like.element_size()))
     buffer = like.new_empty(max(sum(item.numel for item in bucket) for bucket in buckets))
@@ -109,6 +110,13 @@ def _merged(item: _Item, parts: Sequence[Tensor], spec: ModelSpec) -> Iterator[t
     for place, name in enumerate(item.rule.hf_names):
         # Not bound to a name here: the caller's reference shall be the only one.
         yield name, merge_one(item.rule, place, parts, spec)
+
+
+def _plain(parameter: Tensor) -> Tensor:
+    """The numbers of a weight that may be held in FP8 alone, which reports to be bf16."""
+    if is_float8tensor(parameter):
+        return dequantize_fp8_tensor(parameter)  # type: ignore[no-any-return]
+    return parameter
 
 
 def _items(
@@ -166,7 +174,7 @@ def _fill(
     for items, region in ((cut, cut_regions[tp_rank]), (whole, whole_region)):
         for name, view in _views(items, region).items():
             if name in parameters:
-                view.copy_(parameters[name])
+                view.copy_(_plain(parameters[name]))
         _spread(items, region, shared)
     if tp is not None and cut:
         for rank, region in enumerate(cut_regions):

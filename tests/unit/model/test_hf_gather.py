@@ -5,6 +5,7 @@ Gathering over several ranks, and the memory it takes, are tested under tests/di
 
 import torch
 
+from megatron_longrlvr.model import hf_gather
 from megatron_longrlvr.model.hf_gather import gather_hf_tensors, split_buckets
 from megatron_longrlvr.model.spec import read_model_spec
 from megatron_longrlvr.model.weight_map import rules_for_model, shard
@@ -32,9 +33,17 @@ def test_item_above_the_limit_has_a_bucket_of_its_own():
     assert sizes(limit=10) == []
 
 
-def test_exported_tensors_share_no_memory_with_the_parameters(tmp_path):
-    model = save_tiny_model(tmp_path, "qwen3", num_layers=1)
-    spec = read_model_spec(tmp_path)
+class Quantized(torch.Tensor):
+    """Half of the numbers that it stands for; what is made of it is one, too."""
+
+
+def dequantize(quantized):
+    return quantized.as_subclass(torch.Tensor) * 2
+
+
+def tiny_parameters(folder):
+    model = save_tiny_model(folder, "qwen3", num_layers=1)
+    spec = read_model_spec(folder)
     theirs = dict(model.named_parameters())
     parameters = {
         rule.megatron_name: torch.nn.Parameter(
@@ -44,8 +53,30 @@ def test_exported_tensors_share_no_memory_with_the_parameters(tmp_path):
         )
         for rule in rules_for_model(spec)
     }
+    return theirs, parameters, spec
+
+
+def export(parameters, spec):
     groups = {"tp": None, "ep": None, "pp": None}
-    for name, tensor in gather_hf_tensors(parameters, spec, groups=groups, bucket_bytes=1000):
+    return gather_hf_tensors(parameters, spec, groups=groups, bucket_bytes=1000)
+
+
+def test_weights_held_in_fp8_are_exported_as_the_numbers_they_stand_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(hf_gather, "is_float8tensor", lambda each: isinstance(each, Quantized))
+    monkeypatch.setattr(hf_gather, "dequantize_fp8_tensor", dequantize)
+    theirs, parameters, spec = tiny_parameters(tmp_path)
+    held = {
+        name: (parameter.detach() / 2).as_subclass(Quantized) if parameter.dim() > 1 else parameter
+        for name, parameter in parameters.items()
+    }
+    for name, tensor in export(held, spec):
+        assert type(tensor) is torch.Tensor
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_exported_tensors_share_no_memory_with_the_parameters(tmp_path):
+    theirs, parameters, spec = tiny_parameters(tmp_path)
+    for name, tensor in export(parameters, spec):
         assert torch.equal(tensor, theirs[name]), name
         assert not tensor.requires_grad
         tensor.zero_()
