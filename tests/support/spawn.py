@@ -9,11 +9,13 @@ rank order. It must be a function of an importable module (the test file's top l
 
 Ranks have RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and one thread each. In a pool
 torch.distributed is up when the function is called, and megatron-core's groups are closed behind
-it; in `run_distributed` nothing is started, as under torchrun.
+it; in `run_distributed` nothing is started, as under torchrun. On a machine with a GPU,
+torch.distributed is NCCL's there, and a world has no more ranks than there are GPUs.
 
 When a rank fails or the time is up, the whole world is killed: ranks left behind in a collective
 cannot be reasoned with. A pool starts a new one at its next call. Ranks are forked from a server
-process that has imported torch and megatron-core, so a world of 8 costs a second, not a minute.
+process that has imported torch and megatron-core, so a world of 8 costs a second, not a minute; but
+not where there is a GPU, whose driver is lost in a fork once it was asked for.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ from pathlib import Path
 from typing import Any
 
 from launch.ports import reserved_port
+from megatron_longrlvr.parallel.device import has_cuda
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_TIMEOUT_S = 600.0
-_FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
 class RankTimeoutError(AssertionError):
@@ -118,7 +120,8 @@ def run_distributed(
 
 
 def _start_ranks(world_size: int, port: int, *, start_world: bool) -> list[_Rank]:
-    _FORK_SERVER.set_forkserver_preload(["tests.support.warm_imports"])
+    context = multiprocessing.get_context("spawn" if has_cuda() else "forkserver")
+    context.set_forkserver_preload(["tests.support.warm_imports"])
     ranks = []
     with _environment(
         OMP_NUM_THREADS="1",
@@ -126,8 +129,8 @@ def _start_ranks(world_size: int, port: int, *, start_world: bool) -> list[_Rank
         PYTHONWARNINGS="ignore",
     ):
         for rank in range(world_size):
-            ours, theirs = _FORK_SERVER.Pipe()
-            process = _FORK_SERVER.Process(
+            ours, theirs = context.Pipe()
+            process = context.Process(
                 target=_serve, args=(rank, world_size, port, start_world, theirs), daemon=True
             )
             process.start()
@@ -164,7 +167,6 @@ def _receive(pipe: Connection, rank: int, process: BaseProcess) -> Any:
 
 def _serve(rank: int, world_size: int, port: int, start_world: bool, pipe: Connection) -> None:
     import torch
-    import torch.distributed as dist
 
     torch.set_num_threads(1)
     # Ends with the test run, and may still have children: megatron-core's checkpoint writer forks.
@@ -177,7 +179,7 @@ def _serve(rank: int, world_size: int, port: int, start_world: bool, pipe: Conne
         MASTER_PORT=str(port),
     )
     if start_world:
-        dist.init_process_group("gloo")
+        _start_world()
     gc.freeze()  # what was imported need not be searched after every call
     while True:
         try:
@@ -193,6 +195,15 @@ def _serve(rank: int, world_size: int, port: int, start_world: bool, pipe: Conne
         # Models are full of reference cycles, and hold the groups' sockets and threads with them.
         del function, args, answer
         gc.collect()
+
+
+def _start_world() -> None:
+    import torch.distributed as dist
+
+    from megatron_longrlvr.parallel.device import backend_name, select_local_device
+
+    select_local_device()
+    dist.init_process_group(backend_name())
 
 
 def _close_groups() -> None:

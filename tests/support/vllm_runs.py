@@ -75,7 +75,7 @@ def perturb(policy: Policy, *, seed: int) -> None:
     with torch.no_grad():
         for chunk in policy.chunks:
             for parameter in chunk.parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
                 parameter.add_(0.1 * parameter.abs().mean() * noise)
 
 

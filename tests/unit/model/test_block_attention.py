@@ -4,8 +4,6 @@ The expected side spells out the mask by definition (own segment up to itself, a
 the segment it continues) and uses a plain softmax with autograd.
 """
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from megatron_longrlvr.model.block_attention import attend_blocks
 from megatron_longrlvr.model.sequence_plan import plan_sequences
-from megatron_longrlvr.stages import Segment
+from tests.support.masked_attention import mask_by_definition, masked_attention, segments_of
 
 # Sums of some dozen float32 terms of size 1 in another order.
 FP32_ATOL = 5e-6
@@ -23,30 +21,6 @@ BF16_ATOL = 4e-2
 GROUPS = st.lists(
     st.tuples(st.integers(1, 30), st.lists(st.integers(1, 12), max_size=4)), min_size=1, max_size=3
 )
-
-
-def segments_of(groups):
-    segments = []
-    for prompt, responses in groups:
-        place = len(segments)
-        segments.append(Segment(num_tokens=prompt))
-        segments += [Segment(num_tokens=length, continues=place) for length in responses]
-    return segments
-
-
-def mask_by_definition(segments):
-    owner = torch.cat([torch.full((s.num_tokens,), i) for i, s in enumerate(segments)])
-    continued = torch.tensor([-1 if s.continues is None else s.continues for s in segments])[owner]
-    own = (owner[:, None] == owner[None]) & torch.ones(len(owner), len(owner)).tril().bool()
-    return own | (continued[:, None] == owner[None])
-
-
-def masked_attention(query, key, value, mask):
-    repeat = query.size(1) // key.size(1)
-    key, value = (each.repeat_interleave(repeat, dim=1) for each in (key, value))
-    scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(query.size(-1))
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-    return torch.einsum("hqk,khd->qhd", weights, value)
 
 
 def random_inputs(num_tokens, *, heads, kv_heads, dtype=torch.float32, size=8):
