@@ -82,7 +82,7 @@ def finished(server, tmp_path_factory):
         answers={"judge": judge},
         clean__min_tokens=200,
         clean__languages=[],
-        select__min_score=0.0,
+        select__min_score=1.0,
         cluster={"drawn": 2, "min_clusters": 2},
     )
     recipe = folder / "recipe.yaml"
