@@ -36,7 +36,9 @@ _FACTORIES = (
 def patch_factories() -> None:
     """Send tensors meant for a CUDA device to the CPU; leave every other call as it was."""
     # ``with torch.device(...)`` keeps a table of the factory functions, made at its first use; it
-    # has to hold the real ones, which is what the wrappers call.
+    # has to hold the real ones, which is what the wrappers call. With the wrappers in it,
+    # transformers, which builds what it loads under the meta device, leaves rotary frequencies as
+    # they were allocated: its logits change from run to run, and seem to be megatron-core's fault.
     _device_constructors()
     for name in _FACTORIES:
         replace(
