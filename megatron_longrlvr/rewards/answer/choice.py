@@ -41,9 +41,10 @@ _LABEL = re.compile(
     r"\s*+[\"']?+\s*+(?:[:=\-]|->|\u2192|\u21d2)\s*+",
     re.IGNORECASE,
 )
-# Marks that make something else of a letter, a unit, a language or a grade, are no mere dress.
+# Marks that make something else of a letter, a unit, a language, a grade or a question, are no mere
+# dress.
 _ALONE = re.compile(
-    rf"^(?:(?![\u00b0%$\u20ac\u00a3])\W)*+({_ANY_CASE})(?![#+\-])(?:(?![\u00b0%])\W)*+$"
+    rf"^(?:(?![\u00b0%$\u20ac\u00a3])\W)*+({_ANY_CASE})(?![#+\-])(?:(?![\u00b0%?])\W)*+$"
 )
 _BRACKETED = re.compile(rf"[(<\[{{\u3010\u300a\u300c]\s?+({_LETTER})\s?+[)>\]}}\u3011\u300b\u300d]")
 # The words and marks behind which an option with its text may start.

@@ -79,7 +79,7 @@ _BOUND_OR_MULTIPLE = re.compile(
     r"(?:\b(?:(?:more|less|fewer|greater|higher|lower|larger|smaller)\s++than|at\s++(?:least|most)"
     r"|up\s++to|over|under|above|below|nearly|almost|(?:maximum|minimum)\s++of|twice|double|triple"
     r"|(?:half|thirds?|quarters?)\s++of)|[<>\u2264\u2265]=?+)\s*+(?=[-.0-9])"
-    r"|[0-9]\s?\+(?![\d/])"
+    r"|[0-9]\s?\+(?![\d/])|[0-9]-?ish\b"
     r"|[0-9]\b[^.,;\n]{0,20}\b(?:at\s++(?:least|most)|or\s++(?:more|less|fewer))\b",
     re.IGNORECASE,
 )

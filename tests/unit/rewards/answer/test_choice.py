@@ -78,6 +78,7 @@ from megatron_longrlvr.rewards.answer.verification import Ruling
         pytest.param("Vitamin C is correct", None, id="name-is-correct"),
         pytest.param("Both B and C are correct", None, id="two-correct"),
         pytest.param("B-", None, id="grade"),
+        pytest.param("B?", None, id="question"),
         pytest.param("\u00b0C", None, id="unit"),
         pytest.param("J.R.R. Tolkien", None, id="initials"),
         pytest.param("I, Claudius", None, id="pronoun"),

@@ -133,6 +133,7 @@ def test_other_quantity_is_wrong(answer, reference):
         pytest.param("x \u2265 42", "42", id="sign-of-a-bound"),
         pytest.param("x >= 42", "42", id="bound-with-equals-sign"),
         pytest.param("42+", "42", id="plus-behind"),
+        pytest.param("42-ish", "42", id="ish"),
         pytest.param("half of 42", "42", id="half"),
         pytest.param("twice 42", "42", id="twice"),
         pytest.param("x = 3, y = 42", "42", id="several-variables"),
