@@ -31,6 +31,9 @@ _NUMBERING = re.compile(r"(?:^|\s)\(?+\d{1,2}[.)]\s")
 
 def verify(answer: str, reference: str) -> Verification:
     """Right if both texts list the same items."""
+    # Equal texts first: where a reference is a bar, no item is left of it.
+    if (plain := normalize(answer)) and plain == normalize(reference):
+        return RIGHT
     given, expected = _items(answer), _items(reference)
     if not given:
         return nothing_said(expected)
