@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 NUM_QUESTIONS = 3 * 2  # of each of two clusters
-START_TIMEOUT_S = 400.0
+START_TIMEOUT_S = 500.0
 MAX_TOKENS = 120
 
 
