@@ -1,10 +1,10 @@
-"""A gathered optimizer state whose elements lie where megatron-core looks for them.
+"""Room for an optimizer state that is loaded, laid out as megatron-core cuts it.
 
 The distributed optimizer's buffers consist of buckets, each padded to a multiple of the
-data-parallel degree. Gathering the state drops that padding, but the parameters' ranges, with
-which ``DistributedOptimizer.sharded_param_state_fully_reshardable`` then cuts the state into
-parameters, still count it: everything behind a padded bucket is stored shifted. It happens where
-a buffer has several buckets: with tied embeddings over several pipeline stages.
+data-parallel degree. The state that megatron-core makes room for drops that padding, but the
+parameters' ranges, with which ``DistributedOptimizer.sharded_param_state_fully_reshardable`` then
+cuts it into parameters, still count it: everything behind a padded bucket is shifted. It happens
+where a buffer has several buckets: with tied embeddings over several pipeline stages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megatron_longrlvr.model.mcore import DistributedOptimizer, MegatronOptimize
 
 @contextmanager
 def bucket_padding_kept(optimizer: MegatronOptimizer) -> Iterator[None]:
-    """While this is open, the state that ``optimizer`` gathers has its padding put back."""
+    """While this is open, the state that ``optimizer`` makes room for has its padding."""
     patched = [
         part for part in optimizer.chained_optimizers if isinstance(part, DistributedOptimizer)
     ]

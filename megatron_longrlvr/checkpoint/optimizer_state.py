@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from megatron_longrlvr.checkpoint.bucket_padding import bucket_padding_kept
+from megatron_longrlvr.checkpoint.own_pieces import own_pieces
 from megatron_longrlvr.model.mcore import (
     DistributedOptimizer,
     LocalNonpersistentObject,
@@ -28,7 +29,7 @@ _PARTS, _STEP = "optimizers", "adam_step"
 def state_to_save(
     optimizer: MegatronOptimizer, model: dict[str, Any], *, step: int, metadata: dict[str, Any]
 ) -> dict[str, Any]:
-    """State to be saved beside the model's. Collective.
+    """State to be saved beside the model's; shares memory with the optimizer's own.
 
     Args:
         optimizer: Of the learner.
@@ -36,9 +37,13 @@ def state_to_save(
         step: Optimizer steps taken, at least one.
         metadata: How megatron-core is to cut the state.
     """
-    parts = _sharded_parts(optimizer, model, is_loading=False, metadata=metadata)
-    # A rank that gave its part to another has no tensors; megatron-core wants what is left of the
-    # state to be the same on all ranks.
+    parts = {
+        index: own_pieces(part, model)
+        if isinstance(part, DistributedOptimizer)
+        else part.sharded_state_dict(model, is_loading=False, metadata=metadata)
+        for index, part in enumerate(optimizer.chained_optimizers)
+    }
+    # megatron-core wants what is no tensor to be the same on all ranks.
     tensors, _ = extract_sharded_base({_PARTS: parts})
     return {**tensors, _STEP: step}
 
@@ -47,7 +52,11 @@ def state_to_load(
     optimizer: MegatronOptimizer, model: dict[str, Any], *, metadata: dict[str, Any]
 ) -> dict[str, Any]:
     """State for megatron-core to load into; what is no tensor stays as it is. Collective."""
-    parts = _sharded_parts(optimizer, model, is_loading=True, metadata=metadata)
+    with bucket_padding_kept(optimizer):
+        parts = {
+            index: part.sharded_state_dict(model, is_loading=True, metadata=metadata)
+            for index, part in enumerate(optimizer.chained_optimizers)
+        }
     return {_PARTS: dict_list_map_outplace(_keep_unless_stored, parts)}
 
 
@@ -56,20 +65,6 @@ def take_loaded(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
     for index, part in enumerate(optimizer.chained_optimizers):
         _set_step(part, state[_PARTS][index], step=state[_STEP])
         part.load_state_dict(state[_PARTS][index])
-
-
-def _sharded_parts(
-    optimizer: MegatronOptimizer,
-    model: dict[str, Any],
-    *,
-    is_loading: bool,
-    metadata: dict[str, Any],
-) -> dict[int, dict[str, Any]]:
-    with bucket_padding_kept(optimizer):
-        return {
-            index: part.sharded_state_dict(model, is_loading=is_loading, metadata=metadata)
-            for index, part in enumerate(optimizer.chained_optimizers)
-        }
 
 
 def _keep_unless_stored(value: object) -> object:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_longrlvr.checkpoint.background import BackgroundWrite
@@ -35,6 +37,7 @@ from megatron_longrlvr.model.mcore import (
     CheckpointingException,
     ShardedTensor,
     StrictHandling,
+    apply_factories,
     dist_checkpointing,
     is_main_replica,
     nested_values,
@@ -71,6 +74,10 @@ class TraineeWrite:
             CheckpointError: The disk has too little space, or some rank could not plan its share.
         """
         state = _sharded_state(trainee, is_loading=False, with_optimizer=trainee.version > 0)
+        apply_factories(state)
+        for sharded in nested_values(state):
+            if isinstance(sharded, ShardedTensor):
+                sharded.data = alone(sharded.data)
         _check_space(directory, state, trainee.network.groups)
         self._directory, self._role = directory, trainee.role
         with _reported(directory, trainee.role):
@@ -101,6 +108,19 @@ class TraineeWrite:
         """
         with _reported(self._directory, self._role):
             self._write.finish()
+
+
+def alone(values: Tensor) -> Tensor:
+    """The same values in the same memory, as a storage of their own.
+
+    megatron-core copies a CPU tensor that is a part of a larger storage before it is written, which
+    the fork of the rank makes superfluous.
+    """
+    values = values.detach()
+    is_whole = values.untyped_storage().nbytes() == values.nbytes
+    if is_whole or values.device.type != "cpu" or values.dim() == 0 or not values.is_contiguous():
+        return values
+    return torch.from_numpy(values.view(torch.uint8).numpy()).view(values.dtype)
 
 
 @contextmanager

@@ -43,9 +43,6 @@ def sharding_metadata(groups: ProcessGroups) -> dict[str, Any]:
         "dp_cp_group": groups.dp_cp,
         # The default cannot be loaded by another layout.
         "distrib_optim_sharding_type": "fully_reshardable",
-        # Gather the optimizer state on one data-parallel rank instead of on all of them: eight
-        # ranks of a node would otherwise each hold all of it in host memory.
-        "distrib_optim_fully_reshardable_mem_efficient": True,
         "chained_optim_avoid_prefix": True,
         "singleton_local_shards": False,
     }

@@ -29,10 +29,15 @@ from megatron.core.dist_checkpointing.mapping import (
     ShardedBase,
     ShardedObject,
     ShardedTensor,
+    ShardedTensorFactory,
+    apply_factories,
     is_main_replica,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
-from megatron.core.dist_checkpointing.utils import extract_sharded_base
+from megatron.core.dist_checkpointing.utils import (
+    extract_sharded_base,
+    extract_sharded_tensors_and_factories,
+)
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -87,6 +92,7 @@ __all__ = [
     "ShardedBase",
     "ShardedObject",
     "ShardedTensor",
+    "ShardedTensorFactory",
     "StrictHandling",
     "TEDotProductAttention",
     "TENorm",
@@ -95,11 +101,13 @@ __all__ = [
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "TransformerLayer",
+    "apply_factories",
     "copy_to_tensor_model_parallel_region",
     "dequantize_fp8_tensor",
     "dict_list_map_outplace",
     "dist_checkpointing",
     "extract_sharded_base",
+    "extract_sharded_tensors_and_factories",
     "finalize_model_grads",
     "gather_from_sequence_parallel_region",
     "get_cuda_rng_tracker",

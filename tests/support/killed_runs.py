@@ -41,8 +41,8 @@ def weights(run_dir):
     return (run_dir / "hf" / "model.safetensors").read_bytes()
 
 
-def how_it_ends(config, moment, delay_s):
+def how_it_ends(config, moment, delay_s, *, num_ranks=2):
     try:
-        return str(run_distributed(run, 2, config, moment, delay_s))
+        return str(run_distributed(run, num_ranks, config, moment, delay_s))
     except AssertionError as error:
         return str(error)
