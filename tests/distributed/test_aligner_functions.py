@@ -86,6 +86,7 @@ def test_whitened_advantages_but_for_the_divisor_of_the_variance(published, esti
     packed = PackedBatch(
         step=1,
         micro_batches=[row],
+        num_global_tokens=len(tokens),
         num_global_response_tokens=len(tokens),
         num_global_samples=len(LENGTHS),
         num_repeated_prompt_tokens=0,
