@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import torch
+
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("torch", "megatron-core", "transformers", "numpy")
+PACKAGES = ("megatron-core", "transformers", "numpy")
 
 
 def main() -> int:
@@ -69,7 +71,11 @@ def write(path: Path, part: str, result: dict[str, Any]) -> None:
     record = {
         "what": "test suite, part by part (tools/record_tests.py), on a machine with other work",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,  # says which build it is
+            **{package: version(package) for package in PACKAGES},
+        },
         "folders": {
             folder: totals([one for name, one in parts.items() if name.startswith(folder)])
             for folder in sorted({"/".join(name.split("/")[:2]) for name in parts})
