@@ -277,6 +277,11 @@ def _check_acceleration(config: TrainConfig, layout: ParallelLayout) -> None:
             "rollout.engine=megatron decodes one token of each sample at a time; use "
             "vllm_colocated or vllm_server"
         )
+    if model.fp8 is not None and model.fp8.parameters and not optimizer.distributed:
+        raise ConfigError(
+            "model.fp8.parameters=true keeps fp32 weights in the distributed optimizer alone; set "
+            "optimizer.distributed=true"
+        )
     _check_fused_attention(config)
     if optimizer.host_frac > 0 and not optimizer.distributed:
         raise ConfigError(

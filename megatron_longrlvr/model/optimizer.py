@@ -22,8 +22,10 @@ from megatron_longrlvr.model.mcore import (
 )
 from megatron_longrlvr.model.mcore import OptimizerConfig as MegatronOptimizerConfig
 from megatron_longrlvr.model.policy_model import PolicyModel
-from megatron_longrlvr.model.precision import fp8_recipe_name
+from megatron_longrlvr.model.precision import fp8_recipe_name, parameter_options
 from megatron_longrlvr.parallel.groups import ProcessGroups
+
+_IN_GRADIENTS = "reuse_grad_buf_for_mxfp8_param_ag"
 
 
 def wrap_for_training(
@@ -37,8 +39,7 @@ def wrap_for_training(
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=is_distributed,
-        # Weights that are held in FP8 travel between data-parallel ranks so, too.
-        fp8_param_gather=fp8 is not None and fp8.parameters,
+        **parameter_options(fp8),
     )
     wrapped = tuple(
         DistributedDataParallel(
@@ -93,6 +94,7 @@ def build_optimizer(
                 params_dtype=dtype,
                 use_distributed_optimizer=config.distributed,
                 fp8_recipe=fp8_recipe_name(fp8),
+                reuse_grad_buf_for_mxfp8_param_ag=parameter_options(fp8)[_IN_GRADIENTS],
                 **_host_options(config),
             ),
             list(wrapped),

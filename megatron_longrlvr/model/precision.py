@@ -65,6 +65,21 @@ def fp8_options(fp8: Fp8Config | None) -> dict[str, object]:
     return options
 
 
+def parameter_options(fp8: Fp8Config | None) -> dict[str, bool]:
+    """Arguments of DistributedDataParallelConfig about weights that are held in FP8 alone.
+
+    ``reuse_grad_buf_for_mxfp8_param_ag`` is an argument of the optimizer, too: MXFP8 weights
+    cannot lie in the buffer that data-parallel ranks gather, so they are gathered in that of the
+    gradients.
+    """
+    is_held = fp8 is not None and fp8.parameters
+    return {
+        # Weights that are held in FP8 travel between data-parallel ranks so, too.
+        "fp8_param_gather": is_held,
+        "reuse_grad_buf_for_mxfp8_param_ag": is_held and isinstance(fp8, Mxfp8),
+    }
+
+
 def offload_options(offload: OffloadConfig | None) -> dict[str, object]:
     """Arguments of TransformerConfig; none where nothing is offloaded."""
     if offload is None:

@@ -327,6 +327,12 @@ REFUSED = [
         id="whole-optimizer-on-the-host",
     ),
     pytest.param(
+        {**VLLM, **FP8, "optimizer.distributed": False},
+        2,
+        "model.fp8.parameters=true .* optimizer.distributed=true",
+        id="fp8-weights-need-a-copy",
+    ),
+    pytest.param(
         {**VLLM, **FUSED},
         2,
         "model.attention=transformer_engine .* algorithm.shared_prompt=false",

@@ -12,6 +12,7 @@ from megatron_longrlvr.model.precision import (
     fp8_options,
     fp8_recipe_name,
     offload_options,
+    parameter_options,
     row_multiple,
 )
 from megatron_longrlvr.parallel.layout import ParallelLayout
@@ -111,3 +112,20 @@ def test_each_rank_holds_as_many_tokens_as_fp8_takes(degrees, settings, multiple
     layout = ParallelLayout(world_size=12, **degrees)
     assert row_multiple(layout, fp8(**settings)) == multiple
     assert row_multiple(layout, None) == layout.sequence_multiple
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_gathered", "is_in_gradients"),
+    [
+        ({"kind": "current"}, False, False),
+        ({"kind": "blockwise", "parameters": True}, True, False),
+        ({"kind": "mxfp8"}, False, False),
+        ({"kind": "mxfp8", "parameters": True}, True, True),
+    ],
+)
+def test_weights_in_fp8_are_gathered_where_they_can_lie(settings, is_gathered, is_in_gradients):
+    assert parameter_options(fp8(**settings)) == {
+        "fp8_param_gather": is_gathered,
+        "reuse_grad_buf_for_mxfp8_param_ag": is_in_gradients,
+    }
+    assert not any(parameter_options(None).values())
