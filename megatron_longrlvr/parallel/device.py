@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import torch
 
+from megatron_longrlvr.errors import ConfigError
+
 _GIB = 1024**3
 _RUSAGE_UNIT_BYTES = 1024  # ru_maxrss is in KiB on Linux
 
@@ -52,9 +54,20 @@ def on_meta_device() -> Iterator[None]:
 
 
 def select_local_device() -> None:
-    """Bind this process to the GPU of its ``LOCAL_RANK``; before any CUDA work."""
-    if has_cuda():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    """Bind this process to the GPU of its ``LOCAL_RANK``; before any CUDA work.
+
+    Raises:
+        ConfigError: There is no such GPU.
+    """
+    if not has_cuda():
+        return
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"LOCAL_RANK={local_rank} has no GPU: this process sees {count}; start one process per "
+            "GPU of a node, and let each see all of them"
+        )
+    torch.cuda.set_device(local_rank)
 
 
 def backend_name() -> str:
@@ -76,6 +89,8 @@ def give_back_memory() -> None:
 
 # Dense bf16 tensor-core peaks in 1e12 FLOP/s, from NVIDIA's data sheets of the SXM modules.
 _PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "GB200": 2500.0}
+# Of which only the A100 has the same peak.
+_SLOWER_BOARDS = frozenset({"PCIe", "PCIE", "NVL"})
 
 
 def peak_tflops() -> float | None:
@@ -83,6 +98,8 @@ def peak_tflops() -> float | None:
     if not has_cuda():
         return None
     words = torch.cuda.get_device_name().replace("-", " ").split()
+    if "A100" not in words and not _SLOWER_BOARDS.isdisjoint(words):
+        return None
     return next((peak for name, peak in _PEAK_TFLOPS.items() if name in words), None)
 
 
