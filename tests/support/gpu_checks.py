@@ -88,8 +88,8 @@ def _one_pass(
     policy = start_policy(folder, {}, world_size, **settings)
     if is_emulated:
         assert sum(emulate_fp8(chunk) for chunk in policy.chunks) > 0
-    # On one rank its gradients are whole, and weights in FP8 need it.
-    learner = start_learner(policy, distributed=True)
+    # Weights in FP8 need the distributed optimizer; on one rank its gradients are whole.
+    learner = start_learner(policy, distributed=policy.model.fp8 is not None)
     config = AlgorithmConfig(**algorithm)
     (packed,) = pack(
         joined(random_groups(seed=7, shapes=GROUPS)), config=config, max_response_tokens=128
