@@ -9,6 +9,7 @@ looked at them.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,10 +118,14 @@ def alone(values: Tensor) -> Tensor:
     the fork of the rank makes superfluous.
     """
     values = values.detach()
-    is_whole = values.untyped_storage().nbytes() == values.nbytes
-    if is_whole or values.device.type != "cpu" or values.dim() == 0 or not values.is_contiguous():
+    is_part = 0 < values.nbytes < values.untyped_storage().nbytes()
+    if not is_part or values.device.type != "cpu" or not values.is_contiguous():
         return values
-    return torch.from_numpy(values.view(torch.uint8).numpy()).view(values.dtype)
+    # Not by way of numpy: torch never resizes again what an array looks at, and a critic in host
+    # memory is emptied in place.
+    memory = (ctypes.c_byte * values.nbytes).from_address(values.data_ptr())
+    memory.owner = values  # type: ignore[attr-defined] # lives as long as what is made of it
+    return torch.frombuffer(memory, dtype=values.dtype).view(values.shape)
 
 
 @contextmanager

@@ -16,6 +16,13 @@ def test_part_of_a_storage_is_the_same_memory_as_a_storage_of_its_own(dtype):
     assert shown.untyped_storage().nbytes() == part.nbytes
     buffer[6] = 23
     assert shown[0, 0] == 23
+    buffer.untyped_storage().resize_(0)  # as of a critic that goes to host memory
+
+
+def test_memory_lives_as_long_as_what_shows_it():
+    shown = alone(torch.arange(2**20)[1:])  # nothing else refers to it
+    others = [torch.zeros(2**20) for _ in range(8)]
+    assert torch.equal(shown, torch.arange(1, 2**20)), len(others)
 
 
 def test_what_cannot_be_shown_so_is_left_as_it_is():
