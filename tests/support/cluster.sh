@@ -240,9 +240,14 @@ make_net() { # NET=ns: a namespace lab-nodeK, joined by a veth pair to the bridg
 }
 
 remove_net() {
-    local ns
+    local ns link
     for ns in /run/netns/lab-node*; do
         if [ -e "$ns" ]; then ip netns del "$(basename "$ns")"; fi
+    done
+    # A namespace goes only with its last process, and its link with it: of a run that was broken off
+    # elsewhere the daemons may still be there.
+    for link in /sys/class/net/lab-v*; do
+        if [ -e "$link" ]; then ip link del "$(basename "$link")"; fi
     done
     if ip link show labbr0 >/dev/null 2>&1; then ip link del labbr0; fi
 }
