@@ -165,6 +165,8 @@ def sbatch(checkout, *arguments):
         **os.environ,
         "LONGRLVR_PYTHON": sys.executable,
         "LONGRLVR_PROCS": "1",
+        # A job that has a node to itself has its GPUs; those here are in Slurm's books only.
+        "LONGRLVR_PREFLIGHT": "0 --gpus 0",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": "",
     }
