@@ -31,14 +31,20 @@ _TOLERANT_TAG = re.compile(
     re.IGNORECASE,
 )
 
-# Spellings that models write for <CHUNK_3>: other case, spaces inside, one bracket missing. Closing
-# tags are matched to be passed over, and an id that goes on (<CHUNK_105J>, <CHUNK_12-12>) is none.
+# Spellings that models write for <CHUNK_3>: other case, spaces inside, one bracket missing, the id
+# as the tag's only attribute. Closing tags are matched to be passed over, and an id that goes on
+# (<CHUNK_105J>, <CHUNK_12-12>) is none.
 _TOLERANT_ID = re.compile(
-    r"<\s*+/\s*+chunk"
-    r"|<\s*+chunk[\s_]?+(?P<opened>\d++)(?![\w-])"
-    r"|(?<!\w)chunk[\s_]?+(?P<closed>\d++)\s*+>",
+    r"<\s*+/\s*+chunk[\s_]*+\d*+"
+    r"|<\s*+chunk[\s_]?+(\d++)(?![\w-])"
+    r"|<\s*+chunk\s++id\s*+=\s*+[\"']?+(?:chunk[\s_]?+)?+(\d++)[\"']?+\s*+/?+\s*+>"
+    r"|(?<!\w)chunk[\s_]?+(\d++)\s*+>",
     re.IGNORECASE,
 )
+
+# CHUNK_4 counts beside these only in a list of ids and nothing else: in prose it is a mention.
+_LISTED_ID = re.compile(rf"{_TOLERANT_ID.pattern}|(?<!\w)chunk_(\d++)(?![\w-])", re.IGNORECASE)
+_BETWEEN_LISTED = re.compile(r"(?:[\s,;&<>\[\](){}]|\band\b)*+", re.IGNORECASE)
 
 # What a block without any id in angle brackets may cite with: CHUNK_3, [CHUNK 3], (chunk 3); or
 # nothing but numbers. A range names its two ends: what lies between would be a guess.
@@ -127,8 +133,9 @@ def parse_tolerant(text: str) -> ParsedResponse:
     Of each kind the last complete block of the response counts: one after ``</think>`` rather than
     a draft in the reasoning, but also one before it, since models close their reasoning too late or
     twice. A block runs from a closing tag back to the nearest opening tag. A missing closing tag is
-    not forgiven: where the block ends would be a guess. A citation block without one id in angle
-    brackets cites by ``CHUNK_3``, ``[CHUNK_3]``, ``chunk 3`` or bare numbers.
+    not forgiven: where the block ends would be a guess. ``<chunk id="3">`` is an id in angle
+    brackets too. A citation block without one cites by ``CHUNK_3``, ``[CHUNK_3]``, ``chunk 3`` or
+    bare numbers; where it lists ids and says nothing else, ``CHUNK_3`` may stand beside them.
 
     Wherever :func:`parse_strict` finds OK, so does this one.
     """
@@ -242,11 +249,19 @@ def _content(text: str, block: tuple[re.Match[str], re.Match[str]] | None) -> st
 
 
 def _tolerant_ids(block: str) -> tuple[int, ...]:
-    bracketed = [match["opened"] or match["closed"] for match in _TOLERANT_ID.finditer(block)]
-    spelled = [*filter(None, bracketed)] or [*filter(None, _BARE_ID.findall(block))]
+    spelled = _spelled(_TOLERANT_ID, block)
+    if spelled and _BETWEEN_LISTED.fullmatch(_LISTED_ID.sub(" ", block)):
+        spelled = _spelled(_LISTED_ID, block)
+    spelled = spelled or _spelled(_BARE_ID, block)
     if not spelled and _ONLY_NUMBERS.fullmatch(block):
         spelled = re.findall(r"\d++", block)
     return tuple(_to_chunk_id(digits) for digits in spelled)
+
+
+def _spelled(id_pattern: re.Pattern[str], block: str) -> list[str]:
+    """Digits of each id; a match without a group is none."""
+    matches = id_pattern.finditer(block)
+    return [match[match.lastindex] for match in matches if match.lastindex]
 
 
 def _to_chunk_id(digits: str) -> int:

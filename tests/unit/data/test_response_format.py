@@ -51,6 +51,7 @@ EXACT_TAGS = ["<useful_chunks>", "</useful_chunks>", "<answer>", "</answer>"]
 EXACT_IDS = ["<CHUNK_0>", "<CHUNK_7>", "<CHUNK_12>", "</CHUNK_7>"]
 ODD_MARKUP = [
     "< CHUNK_3 >", "<CHUNK 4>", "<CHUNK_5", " CHUNK_6 >", "<CHUNK_105J>", "<useful chunks>",
+    '<chunk id="8">', " CHUNK_9 ",
     "</ USEFUL_CHUNKS >", "<Answer>", "</ANSWER>", "< answer", "<", ">", "</", "<CHUNK_", "<think>",
 ]  # fmt: skip
 PROSE = ["blue", " ", "\n", "Answer: ", "chunk 4 says", "\u0663"]
@@ -213,6 +214,45 @@ def test_parsers_agree_where_nothing_needs_forgiving(parse, text, expected):
             parsed(ParseOutcome.OK, (3, 5), "b"),
             id="range-names-its-ends",
         ),
+        pytest.param(
+            "<useful_chunks><chunk id=\"3\"> <Chunk id='4'/> <chunk id=5>text</chunk> "
+            '<chunk id="CHUNK_6"></useful_chunks><answer>b</answer>',
+            parsed(ParseOutcome.OK, (), "b"),
+            parsed(ParseOutcome.OK, (3, 4, 5, 6), "b"),
+            id="id-as-attribute",
+        ),
+        pytest.param(
+            '<useful_chunks><chunk id="3" useful="no"> <chunk n="4"> <chunk id="5-7"> '
+            '<chunk id="8"></useful_chunks><answer>b</answer>',
+            parsed(ParseOutcome.OK, (), "b"),
+            parsed(ParseOutcome.OK, (8,), "b"),
+            id="other-attributes-cite-nothing",
+        ),
+        pytest.param(
+            "<useful_chunks><CHUNK_1>, CHUNK_4; [chunk_6] and </CHUNK_9> <CHUNK_7>\n"
+            "</useful_chunks><answer>b</answer>",
+            parsed(ParseOutcome.OK, (1, 7), "b"),
+            parsed(ParseOutcome.OK, (1, 4, 6, 7), "b"),
+            id="list-with-and-without-angle-brackets",
+        ),
+        pytest.param(
+            "<useful_chunks><CHUNK_1>, not CHUNK_4</useful_chunks><answer>b</answer>",
+            parsed(ParseOutcome.OK, (1,), "b"),
+            parsed(ParseOutcome.OK, (1,), "b"),
+            id="mention-beside-an-id",
+        ),
+        pytest.param(
+            "<useful_chunks><CHUNK_1> - CHUNK_4</useful_chunks><answer>b</answer>",
+            parsed(ParseOutcome.OK, (1,), "b"),
+            parsed(ParseOutcome.OK, (1,), "b"),
+            id="range-is-no-list",
+        ),
+        pytest.param(
+            "<useful_chunks><CHUNK_1> CHUNK_4-6</useful_chunks><answer>b</answer>",
+            parsed(ParseOutcome.OK, (1,), "b"),
+            parsed(ParseOutcome.OK, (1,), "b"),
+            id="longer-bare-id-is-none",
+        ),
     ],
 )
 def test_tolerant_forgives_what_strict_does_not(text, strict, tolerant):
@@ -344,7 +384,8 @@ def test_response_that_would_not_be_read_back_is_refused(parts):
     "piece",
     [
         "<answer>", "<useful_chunks>", "</answer>", "<", "< ", "<  /", "<CHUNK_", "<CHUNK_1",
-        "1", " ", "< useful ", "</think", "chunk 1 ", "useful_chunks>",
+        "1", " ", "< useful ", "</think", "chunk 1 ", "useful_chunks>", "<chunk id=", "CHUNK_1 ",
+        "<CHUNK_1> CHUNK_2 ",
     ],
 )  # fmt: skip
 def test_megabyte_of_repetition_before_and_inside_a_response_changes_nothing(parse, piece):
