@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.planner.hardware import ACCELERATORS
 
 _GIB = 1024**3
 _RUSAGE_UNIT_BYTES = 1024  # ru_maxrss is in KiB on Linux
@@ -87,20 +88,18 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-# Dense bf16 tensor-core peaks in 1e12 FLOP/s, from NVIDIA's data sheets of the SXM modules.
-_PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "GB200": 2500.0}
-# Of which only the A100 has the same peak.
-_SLOWER_BOARDS = frozenset({"PCIe", "PCIE", "NVL"})
+# The table is of SXM modules; of these boards only the A100 has the same peak.
+_SLOWER_BOARDS = frozenset({"pcie", "nvl"})
 
 
 def peak_tflops() -> float | None:
     """Peak rate of this device in 1e12 FLOP/s (dense, bf16); None where it is not known."""
     if not has_cuda():
         return None
-    words = torch.cuda.get_device_name().replace("-", " ").split()
-    if "A100" not in words and not _SLOWER_BOARDS.isdisjoint(words):
+    words = torch.cuda.get_device_name().lower().replace("-", " ").split()
+    if "a100" not in words and not _SLOWER_BOARDS.isdisjoint(words):
         return None
-    return next((peak for name, peak in _PEAK_TFLOPS.items() if name in words), None)
+    return next((one.bf16_tflops for name, one in ACCELERATORS.items() if name in words), None)
 
 
 def peak_memory_gib() -> float:

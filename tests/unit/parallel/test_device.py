@@ -39,6 +39,7 @@ def test_local_rank_without_a_gpu_is_refused(cuda, monkeypatch):
     [
         ("NVIDIA H100 80GB HBM3", 989.0),
         ("NVIDIA H200", 989.0),
+        ("NVIDIA B200", 2250.0),
         ("NVIDIA GB200", 2500.0),
         ("NVIDIA A100-PCIE-40GB", 312.0),
         ("NVIDIA A100-SXM4-80GB", 312.0),
