@@ -13,8 +13,9 @@ from megatron_longrlvr.config.section import Section
 class CriticConfig(Section):
     """A model with a value head in place of the output layer, cut by the policy's layout.
 
-    The length of its micro-batches, the sharing of prompts and the normaliser of its loss are those
-    of the ``algorithm`` section, and it takes as many optimizer steps as the policy.
+    It shares the policy's ranks: no key gives it others. The length of its micro-batches, the
+    sharing of prompts and the normaliser of its loss are those of the ``algorithm`` section, and it
+    takes as many optimizer steps as the policy.
     """
 
     path: str | None = None

@@ -115,6 +115,7 @@ def test_number_reads_the_same_in_a_recipe_and_in_an_override(tmp_path):
         pytest.param("trainr.steps=7", "unknown key 'trainr'; did you mean 'trainer'"),
         pytest.param("steps=7", "unknown key 'steps'; did you mean 'trainer.steps'"),
         pytest.param("layout.xyz=7", "unknown key 'layout.xyz'; known here: tp, pp, vpp, cp"),
+        pytest.param("critic.layout={tp: 2}", "unknown key 'critic.layout'"),
         pytest.param(
             "data.train.num_chnks=7",
             "unknown key 'data.train.num_chnks'; did you mean 'data.train.num_chunks'",
