@@ -260,10 +260,14 @@ def test_a_server_started_again_takes_part_in_the_next_broadcast(pool1, two):
             two[1].reader.leave()
             two[1].version = "default"
 
+    places = []
     two[0].fault = start_again
+    two[0].on_bucket = lambda bucket: places.append(bucket.place)
     transport = {"transport": "broadcast"}
     ((found, tensors),) = pool1.run(publish_twice, addresses(two), transport, {})
     assert found[-1][0] == {(3, ())}
+    # Without a group of its own the first bucket would be lost on it, and at best be sent again.
+    assert places == 2 * list(range(len(places) // 2))
     for server in two:
         assert_holds(server, tensors)
         assert server.answered
