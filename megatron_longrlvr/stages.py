@@ -165,6 +165,19 @@ class ScoredSample:
     alarms: Sequence[str] = ()
     """Kinds of attempt to influence a judge that the answer holds; empty without a judge."""
 
+    @classmethod
+    def without_reward(cls, sample: Sample) -> ScoredSample:
+        """A sample that nobody scores: its advantages come from elsewhere."""
+        return cls(
+            sample=sample,
+            reward=0.0,
+            reward_parts={},
+            cited_chunk_ids=(),
+            answer=None,
+            parse_outcome="",
+            is_valid=True,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredBatch:

@@ -133,24 +133,11 @@ def text_prompts(folder: Path) -> list[Prompt]:
 
 def step(learner: Learner, samples: Sequence[Sample], *, tokens: int) -> float:
     """Take an optimizer step that favours every other sample; returns the gradient's norm."""
-    scored = [
-        ScoredSample(
-            sample=sample,
-            reward=0.0,
-            reward_parts={},
-            cited_chunk_ids=(),
-            answer=None,
-            parse_outcome="ok",
-            is_valid=True,
-        )
-        for sample in samples
-    ]
     batch = AdvantageBatch(
         step=1,
-        scored=scored,
+        scored=[ScoredSample.without_reward(sample) for sample in samples],
         advantages=[
-            [1.0 if one.sample.sample_index % 2 else -1.0] * len(one.sample.token_ids)
-            for one in scored
+            [1.0 if sample.sample_index % 2 else -1.0] * len(sample.token_ids) for sample in samples
         ],
         num_groups=len(PROMPT_TOKENS),
         num_dropped_groups=0,

@@ -144,12 +144,4 @@ class Demonstrations:
             finish_reason=FinishReason.STOP,
             policy_version=PolicyVersion(0),
         )
-        return ScoredSample(
-            sample=sample,
-            reward=0.0,
-            reward_parts={},
-            cited_chunk_ids=(),
-            answer=None,
-            parse_outcome="",
-            is_valid=True,
-        )
+        return ScoredSample.without_reward(sample)

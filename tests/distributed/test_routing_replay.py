@@ -103,21 +103,9 @@ def generated(policy):
 
 
 def as_batch(samples):
-    scored = [
-        ScoredSample(
-            sample=sample,
-            reward=0.0,
-            reward_parts={},
-            cited_chunk_ids=(),
-            answer=None,
-            parse_outcome="ok",
-            is_valid=True,
-        )
-        for sample in samples
-    ]
     return AdvantageBatch(
         step=3,
-        scored=scored,
+        scored=[ScoredSample.without_reward(sample) for sample in samples],
         advantages=[[float(1 - sample.sample_index)] * len(sample.token_ids) for sample in samples],
         num_groups=len(samples) // GROUP_SIZE,
         num_dropped_groups=0,

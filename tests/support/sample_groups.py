@@ -77,12 +77,4 @@ def _scored(draw: random.Random, prompt: Prompt, index: int, length: int) -> Sco
         finish_reason=FinishReason.STOP,
         policy_version=PolicyVersion(0),
     )
-    return ScoredSample(
-        sample=sample,
-        reward=0.0,
-        reward_parts={},
-        cited_chunk_ids=(),
-        answer=None,
-        parse_outcome="ok",
-        is_valid=True,
-    )
+    return ScoredSample.without_reward(sample)

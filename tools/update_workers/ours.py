@@ -61,30 +61,22 @@ def packed(shape: Shape, vocab_size: int, config: AlgorithmConfig) -> PackedBatc
         evidence_chunk_ids=frozenset(),
         reference_answers=(),
     )
-    scored = [
-        ScoredSample(
-            sample=Sample(
-                prompt=prompt,
-                sample_index=index,
-                token_ids=[draw.randrange(vocab_size) for _ in range(shape.response)],
-                text="",
-                behavior_logprobs=[-9.0] * shape.response,
-                finish_reason=FinishReason.STOP,
-                policy_version=PolicyVersion(0),
-            ),
-            reward=0.0,
-            reward_parts={},
-            cited_chunk_ids=(),
-            answer=None,
-            parse_outcome="ok",
-            is_valid=True,
+    samples = [
+        Sample(
+            prompt=prompt,
+            sample_index=index,
+            token_ids=[draw.randrange(vocab_size) for _ in range(shape.response)],
+            text="",
+            behavior_logprobs=[-9.0] * shape.response,
+            finish_reason=FinishReason.STOP,
+            policy_version=PolicyVersion(0),
         )
         for index in range(shape.group)
     ]
     batch = AdvantageBatch(
         step=1,
-        scored=scored,
-        advantages=[[draw.gauss(0, 1)] * shape.response for _ in scored],
+        scored=[ScoredSample.without_reward(sample) for sample in samples],
+        advantages=[[draw.gauss(0, 1)] * shape.response for _ in samples],
         num_groups=1,
         num_dropped_groups=0,
     )

@@ -1,5 +1,7 @@
 """Small records for the tests of this folder."""
 
+from dataclasses import replace
+
 from megatron_longrlvr.config.training import AlgorithmConfig
 from megatron_longrlvr.stages import (
     AdvantageBatch,
@@ -34,15 +36,7 @@ def scored_sample(of, index, *, num_tokens=2, reward=0.0, is_valid=True):
         finish_reason=FinishReason.STOP,
         policy_version=PolicyVersion(0),
     )
-    return ScoredSample(
-        sample=sample,
-        reward=reward,
-        reward_parts={},
-        cited_chunk_ids=(),
-        answer=None,
-        parse_outcome="ok",
-        is_valid=is_valid,
-    )
+    return replace(ScoredSample.without_reward(sample), reward=reward, is_valid=is_valid)
 
 
 def algorithm(**settings):
