@@ -343,7 +343,7 @@ def test_manifest_describes_the_save(saved):
     assert manifest.library_versions["torch"] == metadata.version("torch")
     names = set(manifest.bytes_by_file)
     assert {"state.json", "random/rank_00000.safetensors", "random/rank_00001.safetensors"} <= names
-    assert {"learner/common.pt", "learner/.metadata", "learner/__0_0.distcp"} <= names
+    assert {"learner/.metadata", "learner/__0_0.distcp"} <= names
 
 
 def test_nothing_but_the_index_of_tensors_needs_pickle(saved):
