@@ -273,16 +273,17 @@ def test_a_recipe_makes_the_same_run_in_either_loop(pool1, tmp_path, changes):
     assert skipped == float("rewards__variant" in changes)
 
 
-def test_a_run_goes_on_with_the_other_loop(pool2, tmp_path):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_goes_on_with_the_other_loop(pool2, tmp_path, algorithm):
     # Evaluation and checkpoints whose periods do not divide each other, which PPOTrainer refuses.
-    periods = {"trainer__eval_every": 2, "trainer__save_every": 3}
-    straight = toy_config(tmp_path / "straight", trainer__steps=4, **periods)
+    changes = {"trainer__eval_every": 2, "trainer__save_every": 3, **algorithm}
+    straight = toy_config(tmp_path / "straight", trainer__steps=4, **changes)
     assert pool2.run(run, straight) == [0, 0]
     for first, second in (("native", "nemo_aligner"), ("nemo_aligner", "native")):
         folder = tmp_path / first
-        begun = toy_config(folder, trainer__steps=2, trainer__loop=first, **periods)
+        begun = toy_config(folder, trainer__steps=2, trainer__loop=first, **changes)
         assert pool2.run(run, begun) == [0, 0]
-        whole = toy_config(folder, trainer__steps=4, trainer__loop=second, **periods)
+        whole = toy_config(folder, trainer__steps=4, trainer__loop=second, **changes)
         assert pool2.run(run, whole) == [0, 0]
         assert metrics(folder) == metrics(tmp_path / "straight")
         assert samples(folder) == samples(tmp_path / "straight")
