@@ -1,8 +1,9 @@
 """Advantages taken apart by the terms of the reward.
 
 Within a group an advantage is k * (r - mean r) with one k for the group, so each term t of the
-reward r = sum of t has its share k * (t - mean t), and the shares add up. ``leave_one_out`` divides
-by another std for each sample; there k is the one that fits best, and the shares add up nearly.
+reward r = sum of t has its share k * (t - mean t), and the shares add up. What a response is
+charged for its length is such a term. ``leave_one_out`` divides by another std for each sample;
+there k is the one that fits best, and the shares add up nearly.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from megatron_longrlvr.config.task import RewardsConfig
 from megatron_longrlvr.rewards.composite import REWARD_TERMS, split_reward
 from megatron_longrlvr.stages import AdvantageBatch, ScoredSample
 
+ADVANTAGE_TERMS = (*REWARD_TERMS, "overlong")
+"""Terms of a reward, and the one that ``algorithm.overlong`` takes off it."""
+
 
 def split_advantages(batch: AdvantageBatch, rewards: RewardsConfig) -> dict[str, list[list[float]]]:
     """Share of each term of the reward in the advantages of each sample's tokens, by term.
@@ -25,7 +29,7 @@ def split_advantages(batch: AdvantageBatch, rewards: RewardsConfig) -> dict[str,
             empty.
         rewards: Supplies the terms.
     """
-    shares: dict[str, list[list[float]]] = {term: [] for term in REWARD_TERMS}
+    shares: dict[str, list[list[float]]] = {term: [] for term in ADVANTAGE_TERMS}
     pairs = zip(batch.scored, batch.advantages, strict=True)
     for _, listed in groupby(pairs, key=lambda pair: pair[0].sample.prompt.prompt_id):
         scored, advantages = zip(*listed, strict=True)
@@ -43,7 +47,8 @@ def split_advantages(batch: AdvantageBatch, rewards: RewardsConfig) -> dict[str,
 
 def _terms(scored: ScoredSample, rewards: RewardsConfig) -> dict[str, float]:
     parts = scored.reward_parts
-    return split_reward(rewards, answer=parts["answer"], f_beta=parts["context_f_beta"])
+    terms = split_reward(rewards, answer=parts["answer"], f_beta=parts["context_f_beta"])
+    return {**terms, "overlong": -scored.overlong_charge}
 
 
 def _scale(rewards: Sequence[float], advantages: Sequence[float]) -> float:

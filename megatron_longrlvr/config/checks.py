@@ -247,12 +247,11 @@ def _check_overlong(config: TrainConfig) -> None:
             f"algorithm.overlong.buffer_tokens={overlong.buffer_tokens} is above "
             f"rollout.max_response_tokens={longest}, below which it lies"
         )
-    is_given = overlong.buffer_tokens > 0 or overlong.mask_truncated
-    if is_given and config.trainer.gradient_parts_every > 0:
+    if overlong.mask_truncated and config.trainer.gradient_parts_every > 0:
         raise ConfigError(
-            f"trainer.gradient_parts_every={config.trainer.gradient_parts_every} divides the "
-            "advantages of the loss by term of the reward, and algorithm.overlong changes "
-            "both; set it to 0"
+            f"trainer.gradient_parts_every={config.trainer.gradient_parts_every} needs all samples "
+            "of a group in the loss, and algorithm.overlong.mask_truncated=true leaves out some "
+            "that the others are compared with; set it to 0"
         )
 
 

@@ -199,8 +199,9 @@ class TrainerConfig(Section):
     always the same ones, so that a report can show how they change."""
 
     gradient_parts_every: int = Field(default=0, ge=0)
-    """Measure the gradient of each term of the reward every so many steps; takes about as long as
-    three more updates of the step's first batch, and changes nothing in the run."""
+    """Measure the gradient of each term of the reward, a charge for length among them, every so
+    many steps. It takes a pass over the step's first batch for the whole and for each term that is
+    paid, and changes nothing in the run."""
 
     tensorboard: bool = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megatron_longrlvr.algorithms.reward_terms import ADVANTAGE_TERMS
 from megatron_longrlvr.data.response_format import ParseOutcome
 from megatron_longrlvr.observability import names
 from megatron_longrlvr.observability.alarms import ALARMS
@@ -246,7 +247,7 @@ CHARTS: Sequence[Chart] = (
     Chart(
         section="signal",
         title="Gradient norm by term of the reward",
-        metrics=[(names.part_grad_norm(term), term) for term in ("reward", *REWARD_TERMS)],
+        metrics=[(names.part_grad_norm(term), term) for term in ("reward", *ADVANTAGE_TERMS)],
         note="Measured where trainer.gradient_parts_every says so.",
     ),
     Chart(

@@ -25,8 +25,8 @@ from tests.support.tiny_models import save_tiny_model
 
 REWARDS = RewardsConfig()
 ALGORITHM = AlgorithmConfig(micro_batch_tokens=200, entropy_coefficient=0.01)
-# Answer reward and F-beta of each sample of a group.
-EARNED = ((0.0, 0.3), (1.0, 0.8), (0.0, 0.0), (1.0, 0.5))
+# Answer reward, F-beta and charge for length of each sample of a group.
+EARNED = ((0.0, 0.3, 0.0), (1.0, 0.8, 0.4), (0.0, 0.0, 0.1), (1.0, 0.5, 0.0))
 GROUP = len(EARNED)
 SHAPES = ((9, (3, 4, 2, 5)), (14, (6, 1, 2, 2)))
 
@@ -46,10 +46,11 @@ def scored_groups():
             scored=[
                 replace(
                     scored,
-                    reward=sum(split_reward(REWARDS, answer=answer, f_beta=f).values()),
+                    reward=sum(split_reward(REWARDS, answer=answer, f_beta=f).values()) - charge,
                     reward_parts={"answer": answer, "context_f_beta": f},
+                    overlong_charge=charge,
                 )
-                for scored, (answer, f) in zip(group.scored, EARNED, strict=True)
+                for scored, (answer, f, charge) in zip(group.scored, EARNED, strict=True)
             ],
         )
 
@@ -119,7 +120,7 @@ def test_a_layout_changes_no_norm(pool2, folder, alone, layout):
 
 def test_other_steps_measure_nothing(alone):
     assert alone[0].keys() == {
-        f"signal/grad_norm_{term}" for term in ("reward", "answer", "context", "joint")
+        f"signal/grad_norm_{term}" for term in ("reward", "answer", "context", "joint", "overlong")
     }
     parts = GradientParts(every=2, rewards=REWARDS, algorithm=ALGORITHM, peers=None)
     batch = next(scored_groups())

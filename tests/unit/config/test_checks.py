@@ -41,6 +41,11 @@ ACCEPTED = [
         2,
         id="buffer-of-all-tokens",
     ),
+    pytest.param(
+        {"algorithm.overlong": {"buffer_tokens": 4}, "trainer.gradient_parts_every": 2},
+        2,
+        id="charged-by-term",
+    ),
     pytest.param(CRITIC, 2, id="critic"),
     pytest.param({**CRITIC, "trainer.loop": "nemo_aligner"}, 2, id="critic-in-the-other-loop"),
     pytest.param({**CRITIC, "rollout.group_size": 1}, 2, id="critic-needs-no-siblings"),
@@ -121,12 +126,6 @@ REFUSED = [
         2,
         "trainer.gradient_parts_every=2",
         id="masked-by-term",
-    ),
-    pytest.param(
-        {"algorithm.overlong": {"buffer_tokens": 4}, "trainer.gradient_parts_every": 2},
-        2,
-        "trainer.gradient_parts_every=2",
-        id="charged-by-term",
     ),
     pytest.param(
         {"algorithm.advantage": "gae"}, 2, "algorithm.advantage=gae needs a critic", id="no-critic"
