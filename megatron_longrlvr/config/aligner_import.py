@@ -8,6 +8,7 @@ cannot hold.
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -27,11 +28,18 @@ from megatron_longrlvr.config.aligner_keys import (
     Taken,
     find_rule,
 )
+from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.load import parse_config
+from megatron_longrlvr.config.policy import LayoutConfig
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
 
 _CRITIC = "critic."
+_ROWS = "model.micro_batch_size"
+_PENALTY = "trainer.ppo.initial_policy_kl_penalty"
+
+# Of the AdamW of torch, Apex and megatron-core alike, where a file gives none.
+_BETAS = (0.9, 0.999)
 
 _EVALUATION = {
     "model.ppo.num_val_samples": "evaluation.num_prompts",
@@ -89,6 +97,7 @@ def read_aligner_config(
     """
     from omegaconf import DictConfig, ListConfig, OmegaConf  # late: imports must be quick
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 2.4 has another name for it, which 2.3 does not know
@@ -103,16 +112,18 @@ def read_aligner_config(
         return OmegaConf.to_container(found, resolve=True) if is_node else found
 
     try:
-        config = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        content = OmegaConf.to_container(config, resolve=False)
-        if not isinstance(content, dict) or not {"trainer", "model"} <= content.keys():
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig) or not {"trainer", "model"} <= loaded.keys():
             raise ConfigError(
                 f"{path} is no configuration of a PPO actor or critic: no trainer and model in it"
             )
+        config = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        content = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(content, dict), "a mapping stays one"
         keyed = {str(section): below for section, below in content.items()}
         return {key: value_of(key, value) for key, value in _leaves(keyed)}
-    except (OmegaConfBaseException, OSError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def import_aligner_config(
@@ -127,7 +138,7 @@ def import_aligner_config(
 
     Raises:
         ConfigError: A key is not known, has a value that our loop has no counterpart for, or is
-            missing; names it.
+            missing; names it. Or the recipe would be refused on any number of ranks.
     """
     taken, left_out = _translate(actor, RULES, DERIVED, what="PPO actor")
     taken |= _batches(actor, new.group_size) | _lengths(actor) | _losses(actor)
@@ -141,13 +152,16 @@ def import_aligner_config(
         found, critic_left_out = _translate(critic, CRITIC_RULES, CRITIC_DERIVED, what="PPO critic")
         _check_shared(actor, critic)
         taken |= found | _betas(critic, "critic.optimizer") | _critics(actor, new)
-    if not new.eval_files:
+    if new.eval_files:
+        _needed(actor, "model.ppo.num_val_samples")
+    else:
         for key, target in _EVALUATION.items():
             if taken.pop(target, None) is not None:
                 left_out[key] = "no files to evaluate on were named"
-    taken |= _surroundings(new, has_evaluation="evaluation.num_prompts" in taken)
+    taken |= _surroundings(new)
     recipe = _nested(taken)
-    parse_config(recipe, TrainConfig, origin="the translated recipe")
+    config = parse_config(recipe, TrainConfig, origin="the translated recipe")
+    check_train_config(config, world_size=_fewest_ranks(config.layout))
     return AlignerImport(recipe=recipe, left_out=left_out, critic_left_out=critic_left_out)
 
 
@@ -202,12 +216,16 @@ def _critics(actor: Mapping[str, Any], new: NewRecipe) -> dict[str, Any]:
         "critic.path": new.critic_path,
     }
     warmup_steps = actor.get("trainer.ppo.critic_warmup_steps") or 0
+    if not isinstance(warmup_steps, int):
+        raise ConfigError(f"trainer.ppo.critic_warmup_steps={warmup_steps!r} must be a number")
     steps = _needed(actor, "trainer.ppo.max_steps")
     # NeMo-Aligner repeats its first step for the critic and counts one; here each of them counts.
     return found | {"trainer.steps": steps + warmup_steps}
 
 
 def _batches(given: Mapping[str, Any], group_size: int) -> dict[str, Any]:
+    if group_size < 1:
+        raise ConfigError(f"a group of {group_size} samples holds none; it takes at least 1")
     samples = _needed(given, "model.ppo.num_rollout_samples")
     batch = _needed(given, "model.global_batch_size")
     if samples % group_size:
@@ -229,7 +247,8 @@ def _batches(given: Mapping[str, Any], group_size: int) -> dict[str, Any]:
 def _lengths(given: Mapping[str, Any]) -> dict[str, Any]:
     whole = _needed(given, "model.encoder_seq_length")
     response = _needed(given, "model.ppo.length_params.max_length")
-    if not 0 < response < whole:
+    rows = _needed(given, _ROWS) if _ROWS in given else 1
+    if response >= whole:
         raise ConfigError(
             f"model.ppo.length_params.max_length={response} leaves no prompt in "
             f"model.encoder_seq_length={whole}"
@@ -237,7 +256,7 @@ def _lengths(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "data.max_prompt_tokens": whole - response,
         "rollout.max_response_tokens": response,
-        "algorithm.micro_batch_tokens": whole * given.get("model.micro_batch_size", 1),
+        "algorithm.micro_batch_tokens": whole * rows,
     }
 
 
@@ -247,7 +266,10 @@ def _losses(given: Mapping[str, Any]) -> dict[str, Any]:
         bound = given["model.ppo.ratio_eps"]
         found |= {"algorithm.clip_low": bound, "algorithm.clip_high": bound}
         found["algorithm.dual_clip"] = None  # its loss has no such bound
-    if given.get("trainer.ppo.initial_policy_kl_penalty", 0) > 0:
+    penalty = given.get(_PENALTY, 0)
+    if not isinstance(penalty, int | float):
+        raise ConfigError(f"{_PENALTY}={penalty!r} must be a number")
+    if penalty > 0:
         if given.get("trainer.ppo.use_absolute_kl", True):
             raise ConfigError(
                 "trainer.ppo.use_absolute_kl=True cannot be taken over: the estimators are k1, k2 "
@@ -258,20 +280,20 @@ def _losses(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _betas(given: Mapping[str, Any], section: str) -> dict[str, Any]:
-    if "model.optim.betas" not in given:
-        return {}
-    beta1, beta2 = given["model.optim.betas"]
-    return {f"{section}.beta1": beta1, f"{section}.beta2": beta2}
+    betas = given.get("model.optim.betas", _BETAS)
+    if not isinstance(betas, Sequence) or len(betas) != len(_BETAS):
+        raise ConfigError(f"model.optim.betas={betas!r} must be two numbers")
+    return {f"{section}.beta1": betas[0], f"{section}.beta2": betas[1]}
 
 
-def _surroundings(new: NewRecipe, *, has_evaluation: bool) -> dict[str, Any]:
+def _surroundings(new: NewRecipe) -> dict[str, Any]:
     found = {
         "kind": "train",
         "model.path": new.model_path,
         "data.train": {"kind": "files", "paths": list(new.train_files)},
         "trainer.loop": "nemo_aligner",
     }
-    if has_evaluation:
+    if new.eval_files:
         found["evaluation.data"] = {
             "kind": "files",
             "paths": list(new.eval_files),
@@ -297,9 +319,14 @@ def _converted(key: str, value: object, convert: Any) -> object:  # noqa: ANN401
         raise ConfigError(f"{key}={value} cannot be taken over: {error}") from error
 
 
+def _fewest_ranks(layout: LayoutConfig) -> int:
+    """What any run has a multiple of."""
+    return layout.tp * layout.pp * math.lcm(layout.cp, layout.ep)
+
+
 def _needed(given: Mapping[str, Any], key: str) -> int:
     value = given.get(key)
-    if not isinstance(value, int) or value <= 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise ConfigError(f"{key} must be a number above 0, got {value!r}")
     return value
 

@@ -62,16 +62,16 @@ def _optimizer(value: object) -> bool:
         "fused_adam": False,
         "adamw": False,
     }
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"one of {', '.join(known)} becomes AdamW")
-    return known[str(value)]
+    return known[value]
 
 
 def _schedule(value: object) -> str:
     known = {"CosineAnnealing": "cosine", "WarmupPolicy": "constant", "WarmupAnnealing": "linear"}
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"one of {', '.join(known)} can be had")
-    return known[str(value)]
+    return known[value]
 
 
 _OTHER_PLACE = "the job script sets how many processes run where"
@@ -83,6 +83,8 @@ _LIGHTNING = "belongs to PyTorch Lightning, which does not run"
 _FROM_MODEL = "read from the model's own configuration"
 _ENGINE = "rollout.engine chooses vLLM or the learner's own weights"
 _WHOLE = "all weights are trained"
+_IN_STEPS = "warm-up is counted in steps; set model.optim.sched.warmup_steps"
+_FP32_STATE = "gradients and optimizer state are fp32"
 _BY_BUDGET = "micro-batches are cut by algorithm.micro_batch_tokens"
 
 RULES: Mapping[str, Rule] = {
@@ -160,7 +162,23 @@ RULES: Mapping[str, Rule] = {
     "model.optim.sched.min_lr": Taken("optimizer.min_lr"),
     "model.optim.sched.constant_steps": Left("the learning rate decays to the last step"),
     "model.optim.sched.max_steps": Left("the decay is as long as the run"),
-    "model.optim.*": Left("buckets and overlap are megatron-core's"),
+    "model.optim.sched.warmup_ratio": Fixed((None,), _IN_STEPS),
+    "model.optim.sched": Fixed((None,), "without a section of its own the rate stays as it is"),
+    **dict.fromkeys(
+        (
+            "model.optim.bucket_cap_mb",
+            "model.optim.overlap_*",
+            "model.optim.contiguous_*",
+            "model.optim.store_*",
+            "model.optim.distribute_within_nodes",
+            "model.optim.average_grad_sync",
+            "model.optim.nccl_ub",
+        ),
+        Left("buckets and overlap are megatron-core's"),
+    ),
+    "model.optim.dtype": Left(_FP32_STATE),
+    "model.optim.grad_sync_dtype": Left(_FP32_STATE),
+    "model.optim.param_sync_dtype": Left(_FP32_STATE),
     "model.precision": Left("trainer.precision stands for it"),
     "model.data.*": Left("prompts come from the files that the command names"),
     "model.overwrite_base_config.*": Left("there is no configuration to merge with"),

@@ -265,6 +265,20 @@ def test_what_is_left_out_has_a_reason(translate):
         pytest.param("trainer.ppo.best_of=4", "trainer.ppo.best_of is not a key", id="in-the-loop"),
         pytest.param("model.peft.peft_scheme=lora", "peft_scheme=lora .*all weights", id="lora"),
         pytest.param("model.optim.lr=fast", "optimizer.lr", id="not-a-number"),
+        pytest.param("model.optim.sched.warmup_ratio=.1", "ratio=0.1 .*in steps", id="warmup"),
+        pytest.param("model.optim.weight_dekay=0", "weight_dekay is not a key", id="misspelt"),
+        pytest.param("model.optim.name=[adamw]", r"name=\['adamw'\] .*AdamW", id="list"),
+        pytest.param("model.optim.betas=[0.9]", r"betas=\[0.9\] must be two", id="betas"),
+        pytest.param("model.optim.betas=null", "betas=None must be two", id="no-betas"),
+        pytest.param("model.micro_batch_size=null", "micro_batch_size must be", id="null"),
+        pytest.param(
+            "trainer.ppo.initial_policy_kl_penalty=null",
+            "kl_penalty=None must be",
+            id="penalty-null",
+        ),
+        pytest.param("model.ppo.num_val_samples=null", "num_val_samples must be", id="prompts"),
+        # 128 updates on 64 groups: the recipe would run on no number of ranks.
+        pytest.param("model.global_batch_size=4", "updates_per_step=128 .*64 groups", id="check"),
     ],
 )
 def test_a_setting_without_a_counterpart_is_refused_by_name(translate, override, message):
@@ -272,10 +286,36 @@ def test_a_setting_without_a_counterpart_is_refused_by_name(translate, override,
         translate(override)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+@pytest.mark.parametrize("size", [0, -8])
+def test_a_group_of_no_samples_is_refused(translate, size):
+    with pytest.raises(ConfigError, match=f"group of {size} samples"):
+        translate(new=replace(NEW, group_size=size))
+
+
+def test_betas_that_are_not_given_are_those_of_its_optimizers(translate, monkeypatch):
+    monkeypatch.delitem(ACTOR["model"]["optim"], "betas")
+    optimizer = translate().recipe["optimizer"]
+    assert (optimizer["beta1"], optimizer["beta2"]) == (0.9, 0.999)
+
+
+def test_a_schedule_may_be_missing(translate):
+    found = translate("model.optim.sched=null")
+    assert "schedule" not in found.recipe["optimizer"]
+    assert "stays" in found.left_out["model.optim.sched"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("model: {}\n", "is no configuration of a PPO actor or critic", id="other"),
+        pytest.param("- model\n- trainer\n", "is no configuration of a PPO actor", id="list"),
+        pytest.param("", "is no configuration of a PPO actor", id="empty"),
+        pytest.param("model: [1\ntrainer: }", "line 2", id="no-yaml"),
+        pytest.param("model: {}\nmodel: {}\n", "duplicate key model", id="twice"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, content, message):
     path = tmp_path / "other.yaml"
-    path.write_text("model: {}\n")
-    with pytest.raises(
-        ConfigError, match=r"other\.yaml is no configuration of a PPO actor or critic"
-    ):
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=rf"other\.yaml.* {message}"):
         read_aligner_config(path)
