@@ -336,11 +336,18 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     plan.add_argument("--prompt-tokens", type=_positive, metavar="N", help="mean, for the time")
     plan.add_argument("--response-tokens", type=_positive, metavar="N", help="mean, for the time")
     plan.add_argument(
-        "--price-per-gpu-hour", type=float, metavar="X", help="for the cost of a step"
+        "--price-per-gpu-hour", type=_price, metavar="X", help="for the cost of a step"
     )
     plan.add_argument("--html", type=_new_file, metavar="FILE", help="write one HTML page here")
     plan.add_argument("--png", type=_new_file, metavar="FILE", help="write a picture here")
     plan.add_argument("--json", type=_new_file, metavar="FILE", help="write everything here")
+
+
+def _price(text: str) -> float:
+    price = float(text)
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return price
 
 
 def _positive(text: str) -> int:

@@ -87,6 +87,14 @@ class ModelSpec:
         """Whether a layer, counted from 0, has experts in place of one MLP."""
         return self.experts is not None and layer not in self.experts.dense_layers
 
+    @property
+    def feed_forward_widths(self) -> tuple[int, ...]:
+        """Inner widths of MLPs, where some layers have one, and of experts."""
+        if self.experts is None:
+            return (self.intermediate_size,)
+        dense = (self.intermediate_size,) if self.experts.dense_layers else ()
+        return (*dense, self.experts.intermediate_size)
+
     def padded_vocab_size(self, tp: int) -> int:
         """Smallest multiple of ``tp`` that holds the vocabulary."""
         return math.ceil(self.vocab_size / tp) * tp

@@ -159,7 +159,13 @@ class ParallelLayout:
         )
 
     def check_model(
-        self, *, num_layers: int, num_heads: int, num_kv_heads: int, num_experts: int | None = None
+        self,
+        *,
+        num_layers: int,
+        num_heads: int,
+        num_kv_heads: int,
+        feed_forward_widths: Sequence[int],
+        num_experts: int | None = None,
     ) -> None:
         """Refuse a model that this layout cannot cut into equal parts.
 
@@ -173,7 +179,11 @@ class ParallelLayout:
                 f"layout.pp={self.pp} * layout.vpp={self.vpp} = {self.pp * self.vpp} "
                 f"does not divide the model's {num_layers} layers"
             )
-        for what, count in (("attention heads", num_heads), ("key/value heads", num_kv_heads)):
+        for what, count in (
+            ("attention heads", num_heads),
+            ("key/value heads", num_kv_heads),
+            *(("intermediate features", width) for width in feed_forward_widths),
+        ):
             if count % self.tp:
                 raise ConfigError(f"layout.tp={self.tp} does not divide the model's {count} {what}")
         if num_experts is not None and num_experts % self.ep:

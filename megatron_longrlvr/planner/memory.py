@@ -162,7 +162,7 @@ def kept_activation_bytes(workload: Workload, rows: list[Row], stage: int) -> fl
     if stage == layout.pp - 1:
         predictions = -(-rows[0].responses // layout.cp)
         head = activations.head_bytes(shape, predictions, has_value_head=workload.has_value_head)
-        total += in_flight // layout.vpp * head
+        total += head  # once: its backward comes right behind its forward
     return total + _recomputed_bytes(workload, shape, has_experts=layers[-1], released=head)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.policy import LayoutConfig
@@ -13,7 +15,7 @@ from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.spec import ModelSpec
 from megatron_longrlvr.planner.hardware import Cluster
 from megatron_longrlvr.planner.plan import Plan, make_plan
-from megatron_longrlvr.planner.workload import Lengths, Workload, read_workload
+from megatron_longrlvr.planner.workload import Lengths, read_workload
 
 _MAX_CP = 16
 _RECOMPUTES = ("none", "selective", "full")
@@ -36,6 +38,7 @@ class Candidate:
         """As settings on a command line."""
         return [
             *(f"layout.{axis}={getattr(self, axis)}" for axis in ("tp", "pp", "vpp", "cp", "ep")),
+            *(["layout.sequence_parallel=true"] if self.tp > 1 else []),
             f"algorithm.micro_batch_tokens={self.micro_batch_tokens}",
             f"model.recompute={self.recompute}",
             f"rollout.vllm.tensor_parallel={self.engine_tp}",
@@ -49,6 +52,11 @@ class Failure:
     candidate: Candidate
     reason: str
     """Opens with the key to change."""
+
+    @property
+    def key(self) -> str:
+        """The key to change."""
+        return re.split("[=:]", self.reason, maxsplit=1)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,10 +110,8 @@ def _plan(
 ) -> Plan:
     tried = _with(config, candidate)
     check_train_config(tried, world_size=cluster.gpus)
-    workload: Workload = read_workload(tried, spec, world_size=cluster.gpus, typical=typical)
-    # Sequence parallelism is what layouts with tp are meant to have.
-    layout = replace(workload.layout, sequence_parallel=candidate.tp > 1)
-    return make_plan(replace(workload, layout=layout), cluster)
+    workload = read_workload(tried, spec, world_size=cluster.gpus, typical=typical)
+    return make_plan(workload, cluster)
 
 
 def _with(config: TrainConfig, candidate: Candidate) -> TrainConfig:
@@ -119,6 +125,7 @@ def _with(config: TrainConfig, candidate: Candidate) -> TrainConfig:
                 vpp=candidate.vpp,
                 cp=candidate.cp,
                 ep=candidate.ep,
+                sequence_parallel=True,  # what layouts with tp are meant to have
             ),
             "model": config.model.model_copy(update={"recompute": candidate.recompute}),
             "algorithm": config.algorithm.model_copy(
@@ -171,4 +178,5 @@ def _budgets(config: TrainConfig) -> list[int]:
 
 
 def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})

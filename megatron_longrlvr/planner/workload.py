@@ -148,8 +148,10 @@ def read_workload(
         num_layers=spec.num_layers,
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
+        feed_forward_widths=spec.feed_forward_widths,
         num_experts=None if spec.experts is None else spec.experts.num_experts,
     )
+    _check_engine_width(config, spec)
     longest = Lengths(
         prompt=config.data.max_prompt_tokens, response=config.rollout.max_response_tokens
     )
@@ -208,6 +210,20 @@ def _read_rollout(config: TrainConfig, layout: ParallelLayout) -> Rollout:
         sleep_level=rollout.vllm.sleep_level,
         bucket_bytes=rollout.vllm.bucket_mib * 1024**2,
     )
+
+
+def _check_engine_width(config: TrainConfig, spec: ModelSpec) -> None:
+    """Refuse a width that vLLM would: it divides query heads, and repeats or divides keys."""
+    width, keys = config.rollout.vllm.tensor_parallel, spec.num_kv_heads
+    if config.rollout.engine == "megatron":
+        return
+    given = f"rollout.vllm.tensor_parallel={width}"
+    if spec.num_heads % width:
+        raise ConfigError(f"{given} does not divide the model's {spec.num_heads} attention heads")
+    if keys % width and width % keys:
+        raise ConfigError(
+            f"{given} neither divides the model's {keys} key/value heads nor is a multiple of them"
+        )
 
 
 def _check_positions(spec: ModelSpec, longest: Lengths) -> None:

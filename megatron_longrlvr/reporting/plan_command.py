@@ -57,6 +57,7 @@ def plan_recipe(request: PlanRequest) -> bool:
         result = search_layouts(config, model.spec, cluster, typical=typical)
         console.print(search_tables(result, price=price))
         if not result.best:
+            _write_failures(request, result)
             return False
         candidate, plan = result.best[0]
         console.print("The first of them: " + " ".join(candidate.overrides()), markup=False)
@@ -127,6 +128,13 @@ def _search_record(result: SearchResult, price: float | None) -> dict[str, Any]:
             for failure in result.failures
         ],
     }
+
+
+def _write_failures(request: PlanRequest, result: SearchResult) -> None:
+    """Write why nothing fits; there is no plan to draw."""
+    if request.json_path is not None:
+        record = {"search": _search_record(result, request.price_per_gpu_hour)}
+        write_atomically(request.json_path, json.dumps(record, indent=1) + "\n")
 
 
 def _write(request: PlanRequest, plan: Plan, result: SearchResult | None, *, origin: str) -> None:

@@ -72,11 +72,11 @@ def search_tables(result: SearchResult, *, price: float | None) -> RenderableTyp
             f"{plan.mfu:.1%}",
             *([f"{plan.step_cost(price):,.2f}"] if price is not None else []),
         )
-    reasons = Counter(failure.reason.partition("=")[0] for failure in result.failures)
+    reasons = Counter(failure.key for failure in result.failures)
     failed = Table("layouts", "key", "for example", title="why others fail")
     for key, count in reasons.most_common(_SHOWN_REASONS):
-        example = next(one for one in result.failures if one.reason.partition("=")[0] == key)
-        failed.add_row(f"{count:,}", Text(key.partition(":")[0]), Text(example.reason))
+        example = next(one for one in result.failures if one.key == key)
+        failed.add_row(f"{count:,}", Text(key), Text(example.reason))
     return Group(best, failed)
 
 

@@ -66,6 +66,7 @@ def check_model(spec: ModelSpec, layout: ParallelLayout, *, longest_tokens: int)
         num_layers=spec.num_layers,
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
+        feed_forward_widths=spec.feed_forward_widths,
         num_experts=None if spec.experts is None else spec.experts.num_experts,
     )
     if longest_tokens > spec.max_position_embeddings:

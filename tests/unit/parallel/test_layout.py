@@ -144,6 +144,9 @@ def test_layout_that_does_not_divide_names_the_key(degrees, message):
         ParallelLayout(world_size=8, **degrees)
 
 
+MODEL = {"num_layers": 8, "num_heads": 8, "num_kv_heads": 4, "feed_forward_widths": (64,)}
+
+
 @pytest.mark.parametrize(
     ("degrees", "model", "message"),
     [
@@ -171,6 +174,12 @@ def test_layout_that_does_not_divide_names_the_key(degrees, message):
             r"layout\.ep=4 does not divide the model's 6 experts",
             id="experts",
         ),
+        pytest.param(
+            {"tp": 4},
+            {"feed_forward_widths": (64, 66)},
+            r"layout\.tp=4 does not divide the model's 66 intermediate features",
+            id="mlp",
+        ),
         pytest.param({"ep": 2}, {}, r"layout\.ep=2 needs a model with experts", id="no-experts"),
         pytest.param(
             {"tp": 2},
@@ -183,12 +192,12 @@ def test_layout_that_does_not_divide_names_the_key(degrees, message):
 def test_model_that_does_not_divide_names_the_key(degrees, model, message):
     layout = ParallelLayout(world_size=8, **degrees)
     with pytest.raises(ConfigError, match=message):
-        layout.check_model(**{"num_layers": 8, "num_heads": 8, "num_kv_heads": 4} | model)
+        layout.check_model(**MODEL | model)
 
 
 def test_model_that_divides_is_accepted():
     layout = ParallelLayout(world_size=16, tp=4, pp=2, vpp=2, ep=2, sequence_parallel=True)
-    layout.check_model(num_layers=8, num_heads=8, num_kv_heads=4, num_experts=4)
+    layout.check_model(**MODEL, num_experts=4)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.planner.architecture import find_architecture
 from megatron_longrlvr.planner.hardware import GIB, parse_cluster
-from megatron_longrlvr.planner.memory import engine_memory, plan_memory
+from megatron_longrlvr.planner.memory import engine_memory, kept_activation_bytes, plan_memory
+from megatron_longrlvr.planner.packing import update_rows
 from megatron_longrlvr.planner.parameters import (
     model_parameters,
     optimizer_bytes,
@@ -79,6 +80,17 @@ def test_kept_activations_by_hand():
     shared = tokens * (2 * 4 * 16 + 8)  # rotation, token ids
     head = tokens * (4 * hidden + 4 + 2 * hidden) + 4 * 16 * (2 * hidden + 24)
     assert term(memory.training, "activations") == layers + shared + head
+
+
+def test_an_interleaved_last_stage_holds_one_head_by_hand():
+    spec, layout = replace(SMALL, num_layers=8), {"pp": 4, "vpp": 2}
+    interleaved = workload(spec=spec, world_size=4, layout=layout)
+    rows = update_rows(interleaved, interleaved.longest)
+    # Four micro-batches went through the first of its two layers, one through the second, whose
+    # backward is next.
+    tokens, layer, rotation = 160, 2 * 516 + 2 * 288 + 16 + 1280, 2 * 4 * 16
+    head = tokens * (4 * 64 + 4 + 2 * 64) + 64 * (2 * 64 + 24)
+    assert kept_activation_bytes(interleaved, rows, 3) == tokens * (5 * layer + 3 * rotation) + head
 
 
 def test_full_recompute_keeps_inputs_of_layers_and_one_layer():

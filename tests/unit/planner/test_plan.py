@@ -5,14 +5,16 @@ import re
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
+from megatron_longrlvr.config.policy import LayoutConfig
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.model.spec import to_hf_config
 from megatron_longrlvr.planner import rates
 from megatron_longrlvr.planner.hardware import parse_cluster
 from megatron_longrlvr.planner.parameters import model_parameters
 from megatron_longrlvr.planner.plan import make_plan
-from megatron_longrlvr.planner.search import search_layouts
+from megatron_longrlvr.planner.search import Failure, search_layouts
 from megatron_longrlvr.planner.workload import Lengths, read_workload
 from tests.unit.config.recipe_content import train_config
 from tests.unit.planner.workloads import SMALL, critic, workload
@@ -195,6 +197,50 @@ def test_search_sorts_what_fits_and_explains_the_rest():
     keys = {failure.reason.partition("=")[0] for failure in result.failures}
     # The small model has two key/value heads, and layers for four stages of one chunk.
     assert keys <= {"rollout.prompts_per_step", "layout.pp", "layout.ep"}
+
+
+def test_search_gives_the_settings_of_its_plans():
+    config = recipe(**{"layout.sequence_parallel": False})
+    result = search_layouts(config, SMALL, parse_cluster("h100:4x1"), num_best=10_000)
+    candidate, plan = next(one for one in result.best if one[0].tp == 2)
+    settings = OmegaConf.to_container(OmegaConf.from_dotlist(candidate.overrides()))
+    tried = config.model_copy(update={"layout": LayoutConfig(**settings["layout"])})
+    again = read_workload(tried, SMALL, world_size=4)
+    assert again.layout == plan.workload.layout
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "rollout.vllm.memory_share: the engine takes 76.2 GiB",
+        "rollout.vllm.memory_share=0.02: beside 3.0 GiB of weights",
+    ],
+)
+def test_failures_are_told_apart_by_the_key_to_change(reason):
+    result = search_layouts(recipe(), SMALL, parse_cluster("h100:4x1"))
+    failure = Failure(candidate=result.best[0][0], reason=reason)
+    assert failure.key == "rollout.vllm.memory_share"
+
+
+def test_layouts_of_many_gpus_are_enumerated_at_once():
+    result = search_layouts(recipe(), SMALL, parse_cluster("h100:8x100000007"))
+    assert result.best == []
+
+
+@pytest.mark.parametrize(
+    ("heads", "width", "message"),
+    [
+        pytest.param((4, 2), 3, "=3 does not divide the model's 4 attention heads", id="heads"),
+        pytest.param((12, 4), 6, "=6 neither divides the model's 4 key/value", id="kv-heads"),
+    ],
+)
+def test_an_engine_that_cannot_be_cut_so_is_refused(heads, width, message):
+    spec = replace(SMALL, num_heads=heads[0], num_kv_heads=heads[1])
+    config = recipe(**{"rollout.vllm": {"tensor_parallel": width}})
+    with pytest.raises(ConfigError, match=rf"rollout\.vllm\.tensor_parallel{message}"):
+        read_workload(config, spec, world_size=width)
+    repeated = recipe(**{"rollout.vllm": {"tensor_parallel": 4}})
+    assert read_workload(repeated, SMALL, world_size=4).rollout.tensor_parallel == 4
 
 
 def test_search_finds_nothing_where_nothing_fits():

@@ -32,6 +32,21 @@ def test_what_does_not_fit_ends_with_1_and_says_why(capsys):
     assert "does not fit: model.recompute=none" in capsys.readouterr().out
 
 
+def test_a_search_that_finds_nothing_writes_why(tmp_path):
+    path = tmp_path / "plan.json"
+    command = ["plan", "llama31_8b", "--cluster", "h100:1x1", "--search", "--json", str(path)]
+    assert main(command) == 1
+    record = json.loads(path.read_text())["search"]
+    assert (record["best"], len(record["failures"])) == ([], record["num_tried"])
+
+
+@pytest.mark.parametrize("price", ["-3", "nan", "inf"])
+def test_a_price_that_is_none_is_refused(price, capsys):
+    with pytest.raises(SystemExit):
+        main([*COMMAND, f"--price-per-gpu-hour={price}"])
+    assert f"must be 0 or more, got {price}" in capsys.readouterr().err
+
+
 def test_typical_lengths_change_the_time_and_not_the_memory(tmp_path):
     records = []
     for options in ([], ["--prompt-tokens", "32768", "--response-tokens", "512"]):
