@@ -205,6 +205,9 @@ class OptimizerConfig(Section):
 
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps over which the rate rises; a training step takes
+    ``algorithm.updates_per_step`` of them."""
+
     weight_decay: float = Field(default=0.0, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)

@@ -39,7 +39,8 @@ PAPER = {
     "rewards.context.beta": 2.0,
     "rewards.context.eta": 0.1,
     "optimizer.lr": 1e-6,
-    "optimizer.warmup_steps": 5,
+    # Its scheduler advances with a step, ours with each of a step's four updates.
+    "optimizer.warmup_steps": 4 * 5,
     "optimizer.weight_decay": 0.1,
     "optimizer.clip_grad": 1.0,
 }
