@@ -150,8 +150,10 @@ def reduction_s(
         weight_bytes: Of one weight.
     """
     layout, total = machine.layout, 0.0
+    # Either group reaches from one end of a stage's ranks to the other.
+    span = layout.world_size // layout.pp
     for count, ranks in ((dense, layout.dp * layout.cp), (experts, layout.expert_dp)):
         if ranks > 1 and count:
             size = count * (gradient_bytes + weight_bytes) * (ranks - 1) / ranks
-            total += size / (machine.cluster.link_gb_per_s(layout.tp * ranks) * _GIGA * rates.LINK)
+            total += size / (machine.cluster.link_gb_per_s(span) * _GIGA * rates.LINK)
     return total * machine.practice.data_exposed

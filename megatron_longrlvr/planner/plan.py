@@ -281,11 +281,15 @@ def _refit_s(machine: Machine, workload: Workload) -> float:
     layout, cluster = workload.layout, machine.cluster
     total = parameters.model_parameters(workload.spec) * workload.element_bytes
     own_stage = total / layout.pp
-    # Within a stage from the other tensor-parallel ranks, else from the other stages.
-    within = own_stage * (layout.tp - 1) / layout.tp
+    # Within a stage from the other tensor- and expert-parallel ranks, else from the other stages.
+    holdings = parameters.stage_holdings(
+        workload.spec, layout, is_sharded=workload.is_optimizer_sharded
+    )
+    held = sum(one.parameters for one in holdings) * workload.element_bytes / layout.pp
+    within = max(own_stage - held, 0.0)
     across = total - own_stage
     rate = _GIGA * rates.LINK
-    seconds = within / (cluster.link_gb_per_s(layout.tp) * rate)
+    seconds = within / (cluster.link_gb_per_s(layout.tp * layout.ep) * rate)
     if across:
         seconds += across / (cluster.link_gb_per_s(layout.world_size) * rate)
     loaded = 2 * total / (cluster.accelerator.memory_gb_per_s * _GIGA * rates.MEMORY)

@@ -9,8 +9,11 @@ from omegaconf import OmegaConf
 
 from megatron_longrlvr.config.policy import LayoutConfig
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.model.expert_spec import ExpertSpec
 from megatron_longrlvr.model.spec import to_hf_config
+from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.planner import rates
+from megatron_longrlvr.planner.compute import Machine, reduction_s
 from megatron_longrlvr.planner.hardware import parse_cluster
 from megatron_longrlvr.planner.parameters import model_parameters
 from megatron_longrlvr.planner.plan import make_plan
@@ -89,6 +92,37 @@ def test_interleaving_shrinks_the_bubble():
     # Two micro-batches on two stages: 3 turns, or 2.5 of them, and as much to finish the update.
     assert interleaved.update_s < plain.update_s
     assert interleaved.train_tflop == plain.train_tflop
+
+
+MIXTURE = replace(
+    SMALL,
+    architecture="MixtralForCausalLM",
+    experts=ExpertSpec(
+        num_experts=8, num_per_token=2, intermediate_size=128, normalize_weights=True
+    ),
+)
+
+
+def test_a_refit_brings_the_experts_of_other_ranks():
+    cluster = parse_cluster("h100:1x4")
+    plan = make_plan(workload(spec=MIXTURE, world_size=4, layout={"ep": 4}), cluster)
+    (refit,) = (phase.seconds for phase in plan.phases if phase.name == "refit")
+    # Three quarters of them over the network; then the whole model is read and written.
+    brought = 2 * 3 / 4 * (4 * 8 * 3 * 64 * 128)
+    loaded = 2 * 2 * model_parameters(MIXTURE)
+    assert refit == pytest.approx(
+        brought / (50e9 * rates.LINK) + loaded / (3350e9 * rates.MEMORY), rel=1e-6
+    )
+
+
+def test_replicas_of_an_expert_lie_as_far_apart_as_a_stage_is_wide():
+    layout = ParallelLayout(world_size=8, ep=4)
+    machine = Machine(
+        spec=MIXTURE, layout=layout, cluster=parse_cluster("h100:4x2"), practice=rates.OURS
+    )
+    # Two replicas, one on each node.
+    seconds = reduction_s(machine, 0, 1e6, gradient_bytes=4, weight_bytes=2)
+    assert seconds == pytest.approx(1e6 * 6 / 2 / (50e9 * rates.LINK))
 
 
 def test_layout_for_another_cluster_is_refused():
