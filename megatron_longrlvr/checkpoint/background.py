@@ -41,8 +41,8 @@ class BackgroundWrite:
             request: megatron-core's AsyncRequest.
             hashes: File for the SHA-256 of what this rank writes.
             after: A save that is finished before this one. What was written where comes back in one
-                queue for all saves of a process (``_get_write_results_queue``), so they write in
-                the order in which they are finished.
+                queue for all saves of a process (``results_queue``), so they write in the order in
+                which they are finished.
         """
         self._request = request
         self._process: multiprocessing.process.BaseProcess | None = None

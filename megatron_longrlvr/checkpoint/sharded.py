@@ -26,6 +26,7 @@ from megatron_longrlvr.checkpoint.optimizer_state import (
     state_to_save,
     take_loaded,
 )
+from megatron_longrlvr.checkpoint.results_queue import keep_results_with_rank
 from megatron_longrlvr.checkpoint.weights import (
     check_pickles,
     fill_chunks,
@@ -81,6 +82,7 @@ class TraineeWrite:
                 sharded.data = alone(sharded.data)
         _check_space(directory, state, trainee.network.groups)
         self._directory, self._role = directory, trainee.role
+        keep_results_with_rank()
         with _reported(directory, trainee.role):
             request = dist_checkpointing.save(
                 state, str(directory), async_sharded_save=True, **SAVE_OPTIONS

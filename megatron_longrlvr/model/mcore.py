@@ -33,6 +33,7 @@ from megatron.core.dist_checkpointing.mapping import (
     apply_factories,
     is_main_replica,
 )
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
 from megatron.core.dist_checkpointing.utils import (
     extract_sharded_base,
@@ -108,6 +109,7 @@ __all__ = [
     "dist_checkpointing",
     "extract_sharded_base",
     "extract_sharded_tensors_and_factories",
+    "filesystem_async",
     "finalize_model_grads",
     "gather_from_sequence_parallel_region",
     "get_cuda_rng_tracker",

@@ -16,7 +16,6 @@ from megatron_longrlvr.model.cpu import patches
 from megatron_longrlvr.model.cpu.adamw_resume import mend_adamw_resume
 from megatron_longrlvr.model.cpu.cuda_api import patch_cuda_api
 from megatron_longrlvr.model.cpu.factories import patch_factories
-from megatron_longrlvr.model.cpu.megatron_checkpoint import patch_megatron_checkpoint
 from megatron_longrlvr.model.cpu.megatron_mappings import patch_megatron_mappings
 from megatron_longrlvr.model.cpu.megatron_moe import patch_megatron_moe, stub_triton_only_module
 from megatron_longrlvr.model.cpu.megatron_optimizer import patch_megatron_optimizer
@@ -52,7 +51,6 @@ def install() -> tuple[str, ...]:
         mend_adamw_resume()
         patch_megatron_mappings()
         patch_megatron_moe()
-        patch_megatron_checkpoint()
     return installed_patches()
 
 

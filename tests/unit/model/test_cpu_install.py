@@ -49,7 +49,6 @@ for expected in (
     "megatron.core.tensor_parallel.random._set_cuda_rng_state",
     "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer.load_state_dict",
     "megatron.core.transformer.moe.moe_utils.maybe_move_tensor_to_cpu",
-    "megatron.core.dist_checkpointing.strategies.filesystem_async._get_write_results_queue",
 ):
     assert expected in names, (expected, names)
 lines = describe_patches()
@@ -123,24 +122,6 @@ torch.cuda.manual_seed(3)
 assert torch.rand(4).tolist() == expected
 """
     )
-
-
-def test_checkpoint_result_queue_is_one_and_dies_with_its_process():
-    result = run(
-        INSTALL
-        + """
-install()
-import os, signal
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-queue = filesystem_async._get_write_results_queue()
-assert filesystem_async._get_write_results_queue() is queue
-queue.put({"written": 1})
-assert queue.get() == {"written": 1}
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    )
-    # The manager inherited stdout; were it still alive, run() would wait for its end in vain.
-    assert result.returncode == -9, result.stderr
 
 
 def test_a_default_device_still_reaches_the_factories():
