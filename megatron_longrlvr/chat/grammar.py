@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_longrlvr.config.chat import StructuredOutput
+from megatron_longrlvr.data.json_keys import without_repeats
 
 _THINK, _END_THINK = "<think>", "</think>"
 
@@ -25,7 +26,7 @@ def read_object(reply: str) -> dict[str, Any] | None:
             return None
         text = text.partition(_END_THINK)[2]
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats)
+        content = json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -49,10 +50,3 @@ def structured_output(
         "structured_outputs": {"structured_outputs": {"json": form}},
     }
     return fields[kind]
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key stands twice")
-    return content

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_longrlvr.data.json_keys import without_repeats
 from megatron_longrlvr.data.records import FIELDS
 from megatron_longrlvr.errors import DataError
 
@@ -74,13 +75,36 @@ def decode_batch(batch: RawBatch) -> Iterator[RawRow]:
             if line.strip():
                 yield _decode_line(line, path=batch.path, number=number)
         return
-    for number, content in enumerate(batch.rows.to_pylist(), start=batch.first_number):
-        yield RawRow(path=batch.path, number=number, content=content)
+    for offset in range(batch.rows.num_rows):
+        yield _decode_row(batch, offset)
+
+
+def _decode_row(batch: RawBatch, offset: int) -> RawRow:
+    number = batch.first_number + offset
+    try:
+        return RawRow(path=batch.path, number=number, content=read_row(batch.rows, offset))
+    except ValueError as error:
+        return RawRow(path=batch.path, number=number, content=None, problem=str(error))
+
+
+def read_row(rows: Any, offset: int) -> object:  # noqa: ANN401 - pyarrow has no types
+    """One row of a pyarrow table or batch.
+
+    Raises:
+        ValueError: No Python value stands for a cell: a text of broken UTF-8, or a date beyond the
+            calendar.
+    """
+    import pyarrow
+
+    try:
+        return rows.slice(offset, 1).to_pylist()[0]
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+        raise ValueError(f"a cell cannot be read: {error}") from error
 
 
 def _decode_line(line: bytes, *, path: Path, number: int) -> RawRow:
     try:
-        content = json.loads(line.decode("utf-8"))
+        content = json.loads(line.decode("utf-8"), object_pairs_hook=without_repeats)
         if b"\\ud" in line.lower():
             # Half of a surrogate pair is JSON, but no text that could be tokenised.
             json.dumps(content, ensure_ascii=False).encode("utf-8")

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_longrlvr.data.json_keys import without_repeats
+from megatron_longrlvr.data.raw_rows import read_row
 from megatron_longrlvr.errors import DataError
 
 
@@ -18,7 +20,7 @@ def load_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         DataError: The file is absent or not JSON; names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
 
@@ -105,7 +107,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line.decode("utf-8"))
+            yield number, json.loads(line.decode("utf-8"), object_pairs_hook=without_repeats)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not a JSON record: {error}") from error
 
@@ -115,6 +117,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
     from pyarrow import parquet
 
     try:
-        yield from enumerate(parquet.read_table(path).to_pylist(), start=1)
+        table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: unreadable parquet: {error}") from error
+    for offset in range(table.num_rows):
+        try:
+            yield offset + 1, read_row(table, offset)
+        except ValueError as error:
+            raise DataError(f"{path}:{offset + 1}: {error}") from error

@@ -9,8 +9,9 @@ Documents are told apart by their text: one that several questions share is ther
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,19 @@ def read_hotpot(path: Path) -> QaPool:
     numbers: dict[str, int] = {}
     items: list[QaItem] = []
     for place, record in iter_records(path):
-        titles: dict[str, int] = {}
+        titles: dict[str, list[int]] = {}
         for entry in _field(record, "context", place):
             title, sentences = _titled(entry, place)
-            titles[title] = _number(f"{title}\n{''.join(sentences)}", numbers)
+            document = _number(f"{title}\n{''.join(sentences)}", numbers)
+            titles.setdefault(title, []).append(document)
+        if not titles:
+            raise DataError(f"{place}: context holds no document")
         items.append(
             QaItem(
                 place=place,
                 question=text_field(record, "question", place=place),
                 answers=(text_field(record, "answer", place=place),),
-                own=tuple(dict.fromkeys(titles.values())),
+                own=tuple(dict.fromkeys(chain.from_iterable(titles.values()))),
                 evidence=frozenset(_supporting(record, titles, place)),
                 related=(),
             )
@@ -124,15 +128,20 @@ def _field(record: object, name: str, place: str) -> list[Any]:
     return value
 
 
-def _supporting(record: Mapping[str, Any], titles: dict[str, int], place: str) -> Iterator[int]:
-    """Documents that the annotators rested the answer on; none where the file does not say."""
+def _supporting(
+    record: Mapping[str, Any], titles: Mapping[str, Sequence[int]], place: str
+) -> Iterator[int]:
+    """Documents that the annotators rested the answer on; none where the file does not say.
+
+    Which of several documents of one title they meant is not told, so all of them count.
+    """
     if record.get("supporting_facts") is None:
         return
     for fact in _field(record, "supporting_facts", place):
         if not isinstance(fact, list) or not fact or not isinstance(fact[0], str):
             raise DataError(f"{place}: supporting_facts must hold [title, number] pairs")
         if fact[0] in titles:
-            yield titles[fact[0]]
+            yield from titles[fact[0]]
 
 
 def _titled(entry: object, place: str) -> tuple[str, list[str]]:

@@ -98,7 +98,7 @@ def _detect(blocks: list[LineBlock], path: Path) -> OutputFormat:
     for block in blocks:
         for number, record in iter_records(block, path=str(path)):
             if record is None:
-                break
+                raise DataError(f"{path}: holds no record: line {number} is not a whole one")
             try:
                 return detect_format(record)
             except ValueError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from megatron_longrlvr.data.json_keys import without_repeats
 from megatron_longrlvr.data.response_format import parse_strict, parse_tolerant
 from megatron_longrlvr.errors import DataError
 from megatron_longrlvr.evaluation.scoring.formats import OutputFormat, Record
@@ -121,7 +122,8 @@ def iter_records(block: LineBlock, *, path: str) -> Iterator[tuple[int, Record |
             continue
         number = block.first_line + offset
         try:
-            record = json.loads(line.decode("utf-8", errors="replace"))
+            text = line.decode("utf-8", errors="replace")
+            record = json.loads(text, object_pairs_hook=without_repeats)
         except (ValueError, RecursionError) as error:
             if block.is_cut and offset == len(lines) - 1:
                 yield number, None

@@ -1,11 +1,16 @@
 """Raw rows: batches carry the numbers of their rows, and a large file is never held whole."""
 
 import random
+import struct
 
 import pyarrow
+import pytest
 from pyarrow import parquet
 
+from megatron_longrlvr.data.dataset import iter_records
 from megatron_longrlvr.data.raw_rows import BATCH_ROWS, decode_batch, iter_batches
+from megatron_longrlvr.errors import DataError
+from megatron_longrlvr.evaluation.benchmarks.files import iter_records as benchmark_records
 
 
 def test_lines_keep_their_numbers_over_batches_and_blanks(tmp_path):
@@ -33,3 +38,40 @@ def test_one_row_group_is_read_in_parts(tmp_path):
     # A batch is 64 * 30 KB = 2 MB and a page, which is read whole, 1024 * 1.5 KB; the file has 15
     # MB or more.
     assert most < path.stat().st_size / 2
+
+
+def no_utf8():
+    """A column of the text q and a byte that no text ends with."""
+    offsets = struct.pack("=2i", 0, 2)
+    buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"q\xff")]
+    return pyarrow.Array.from_buffers(pyarrow.string(), 1, buffers)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param(no_utf8(), id="text"),
+        pytest.param(pyarrow.array([2**30], pyarrow.date32()), id="date"),
+        pytest.param(pyarrow.array([0], pyarrow.timestamp("us", tz="No/Where")), id="zone"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_costs_its_row_alone(tmp_path, cells):
+    path = tmp_path / "a.parquet"
+    questions = pyarrow.chunked_array([cells.slice(0, 0), cells])
+    parquet.write_table(pyarrow.table({"question": questions, "id": ["x"]}), path)
+    (row,) = (row for batch in iter_batches(path) for row in decode_batch(batch))
+    assert (row.number, row.content) == (1, None)
+    assert row.problem.startswith("a cell cannot be read: ")
+    with pytest.raises(DataError, match=r"a\.parquet:1: a cell cannot be read"):
+        list(iter_records([path]))
+    with pytest.raises(DataError, match=r"a\.parquet:1: a cell cannot be read"):
+        list(benchmark_records(path))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": {"a": 1, "a": 1}}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:1: not a JSON record: the key 'a' stands twice"):
+        list(iter_records([path]))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: .* the key 'a' stands twice"):
+        list(benchmark_records(path))

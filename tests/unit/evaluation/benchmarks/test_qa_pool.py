@@ -30,6 +30,13 @@ def test_shared_document_is_there_once(tmp_path):
     assert pool.items[1].own == (2, 1)
 
 
+def test_documents_of_one_title_are_all_in_the_prompt(tmp_path):
+    record = hotpot()[0]
+    record["context"] = [["Paris", ["One."]], ["Paris", ["Two."]]]
+    (item,) = read_hotpot(save_json(tmp_path / "hotpot.json", [record])).items
+    assert (item.own, item.evidence) == ((0, 1), {0, 1})
+
+
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
@@ -47,6 +54,12 @@ def test_shared_document_is_there_once(tmp_path):
             [{"question": "q", "answer": "a", "context": [["t", "s"]]}],
             r"squad.json:1: context must hold \[title",
             id="sentences",
+        ),
+        pytest.param(
+            read_hotpot,
+            [{"question": "q", "answer": "a", "context": []}],
+            "squad.json:1: context holds no document",
+            id="no-document",
         ),
     ],
 )

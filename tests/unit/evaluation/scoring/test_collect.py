@@ -30,6 +30,20 @@ def test_file_without_a_record_is_refused(tmp_path, content):
         measure_file(path)
 
 
+def test_file_of_another_encoding_is_said_to_hold_no_whole_line(tmp_path):
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"index": 0}', encoding="utf-16")
+    with pytest.raises(DataError, match=r"odd\.jsonl: holds no record: line 1 is not a whole one"):
+        measure_file(path)
+
+
+def test_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"outputs": ["a"], "pred": "a", "pred": "b"}\n')
+    with pytest.raises(DataError, match=r"odd\.jsonl:1: .* the key 'pred' stands twice"):
+        measure_file(path)
+
+
 def test_unknown_format_names_file_and_line(tmp_path):
     path = tmp_path / "odd.jsonl"
     path.write_text('\n{"a": 1}\n')

@@ -1,5 +1,7 @@
 """Formats: recognised by their fields, read into one form, refused with the field's name."""
 
+import math
+
 import pytest
 
 from megatron_longrlvr.evaluation.scoring.formats import detect_format, mapped_format
@@ -57,6 +59,8 @@ def test_whatever_the_model_wrote_is_read(response, text, defects):
         pytest.param({**RULER, "outputs": []}, "outputs must be a text or a list", id="none"),
         pytest.param({**RULER, "outputs": ["a", " "]}, "none empty", id="empty-reference"),
         pytest.param({**RULER, "outputs": [None]}, "outputs must be", id="null-reference"),
+        pytest.param({**RULER, "outputs": [math.nan]}, "outputs must be", id="no-number"),
+        pytest.param({**RULER, "outputs": math.inf}, "outputs must be", id="infinity"),
         pytest.param({**LONGBENCH, "answer": "Paris"}, "must be an option letter", id="no-letter"),
         pytest.param({**SAMPLE, "evidence_chunk_ids": ["1"]}, "list of chunk ids", id="evidence"),
     ],
