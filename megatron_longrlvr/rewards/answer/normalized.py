@@ -4,11 +4,13 @@ In this order, on both texts:
 
 1. Dress and encoding, see ``readable``: full-width digits, invisible characters, ``\boxed{}``.
    Then case folding: "PARIS" = "Paris".
-2. One leading label: "Answer: Paris" = "**Final answer:** Paris" = "Paris".
+2. One leading label: "Answer: Paris" = "**Final answer:** Paris" = "The answer is Paris", and the
+   mark of a heading: "# Paris" = "Paris".
 3. Grouping commas in numbers: "1,234" = "1234". A decimal point stays: "3.5" is not "35". So does
    the minus sign of a number: "-3" is not "3", while "2-3" reads as "2 3". No space stands before
    a percent sign.
-4. Other full stops and apostrophes vanish: "U.S." = "us", "don't" = "dont".
+4. Other full stops and apostrophes vanish: "U.S." = "us", "don't" = "dont", and so do letters
+   that are written like an apostrophe.
 5. All other punctuation (Unicode category P) and backquotes become spaces: "well-known" =
    "well known", "**Paris**" = "Paris". ``%`` and ``#`` stay, for "5%" is not "5" and "C#" is
    not "C"; so do symbols such as ``$``, ``+`` and ``=``, which are no punctuation.
@@ -31,12 +33,15 @@ from megatron_longrlvr.rewards.answer.readable import readable
 from megatron_longrlvr.rewards.answer.verification import Verification, same_text
 
 _LABEL = re.compile(
-    r"^[\s*_#]*+(?:(?:the\s++)?+(?:final\s++)?+answer|\u7b54\u6848|\u7b54)[\s*_]*+:[*_]*+"
+    r"^[\s*_#]*+(?:(?:the\s++)?+(?:(?:final|correct)\s++)?+answer(?:\s++is\b)?+"
+    r"|respuesta|r\u00e9ponse|antwort|resposta|risposta|\u043e\u0442\u0432\u0435\u0442"
+    r"|\u7b54\u6848|\u7b54)(?:[\s*_]*+:|(?<=\bis)(?=\s))[*_]*+"
 )
+_HEADING = re.compile(r"^\s*+#{1,6}\s++")
 _PERCENT = re.compile(r"(?<=\d)\s++(?=%)")
 _GROUPING_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # A full stop counts where a digit follows and no letter precedes: "3.5", ".5", but not "v.5".
-_VANISHING = re.compile(r"\.(?!\d)|(?<=[^\W\d_])\.|['\u2018\u2019]")
+_VANISHING = re.compile(r"\.(?!\d)|(?<=[^\W\d_])\.|['\u2018\u2019\u02bb\u02bc]")
 _MINUS = re.compile(r"(?<![\w.)])-(?=\.?\d)")
 _ARTICLES = frozenset({"a", "an", "the"})
 _KEPT_PUNCTUATION = frozenset({"%", "#", "."})
@@ -53,7 +58,7 @@ def verify(answer: str, reference: str) -> Verification:
 def normalize(text: str) -> str:
     """Bring a text into the form that is compared; see the module for the steps."""
     folded = _LABEL.sub("", readable(text).casefold(), count=1)
-    ungrouped = _PERCENT.sub("", _GROUPING_COMMA.sub("", folded))
+    ungrouped = _PERCENT.sub("", _GROUPING_COMMA.sub("", _HEADING.sub("", folded, count=1)))
     signed = _MINUS.sub(_MINUS_SIGN, ungrouped)
     words = _VANISHING.sub("", signed).translate(_SPACE_FOR_PUNCTUATION).split()
     content = [word for word in words if word not in _ARTICLES]

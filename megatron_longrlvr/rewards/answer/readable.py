@@ -2,7 +2,8 @@ r"""An answer as a reader sees it: without tags, dress and the many ways to enco
 
 In this order:
 
-1. Tags of the response format become spaces (``bare``).
+1. Tags of the response format become spaces (``bare``). A JSON object with one field that is
+   named like an answer stands for that field's value.
 2. Characters that nobody sees vanish: zero-width ones, soft hyphens, byte order marks.
 3. Superscript digits become powers and vulgar fractions quotients, which NFKC would make other
    numbers of: "10\u2075" = "10^5", "1\u00bd" = "1 1/2". A fixed or thin space between groups of
@@ -14,9 +15,11 @@ In this order:
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
+from megatron_longrlvr.data.json_keys import without_repeats
 from megatron_longrlvr.rewards.answer.bare import bare
 
 _SUPERSCRIPTS = str.maketrans(
@@ -29,6 +32,9 @@ _INVISIBLE = re.compile(
 )
 _GROUPING_SPACE = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-") | {"\u2044": "/"})
+
+_OBJECT = re.compile(r"(?:```(?:json)?+)?+\s*+(\{.*\})\s*+(?:```)?+", re.DOTALL | re.IGNORECASE)
+_ANSWER_KEYS = frozenset({"answer", "final_answer", "final answer", "result", "response"})
 
 _WRAPPER = re.compile(
     r"\\(?:boxed|fbox|text|textrm|textbf|textit|mathrm|mathbf|mathit|mathsf|emph)\s*+"
@@ -46,7 +52,7 @@ _MARKUP = re.compile(
 
 def readable(text: str) -> str:
     """Bring a text into the form that verifiers read; see the module for the steps."""
-    plain = bare(text)
+    plain = _from_object(bare(text))
     if not plain.isascii():
         plain = _decode(plain)
     if "\\" in plain:
@@ -57,6 +63,26 @@ def readable(text: str) -> str:
     if len(plain) > 2 and plain.startswith("$") and plain.endswith("$"):
         plain = plain.strip("$")
     return plain.strip()
+
+
+def _from_object(text: str) -> str:
+    """The answer that a JSON object states; the text itself where there is none, or several."""
+    found = _OBJECT.fullmatch(text) if text.endswith(("}", "```")) else None
+    if found is None:
+        return text
+    try:
+        # Numbers stay as they are written.
+        content = json.loads(
+            found[1],
+            object_pairs_hook=without_repeats,
+            parse_float=str,
+            parse_int=str,
+            parse_constant=str,
+        )
+    except (ValueError, RecursionError):
+        return text
+    stated = [value for key, value in content.items() if key.strip().lower() in _ANSWER_KEYS]
+    return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else text
 
 
 def _decode(text: str) -> str:

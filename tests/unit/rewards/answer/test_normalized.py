@@ -36,6 +36,14 @@ from megatron_longrlvr.rewards.answer import normalized
         pytest.param("Cafe\u0301", "caf\u00e9", id="combining-accent"),
         pytest.param("H\u2082O", "H2O", id="subscript"),
         pytest.param("A", "a.", id="article-as-the-whole-answer"),
+        pytest.param("The answer is Paris.", "Paris", id="sentence-around"),
+        pytest.param("**The correct answer is: Paris**", "Paris", id="sentence-with-a-colon"),
+        pytest.param("Respuesta: Paris", "Paris", id="label-in-spanish"),
+        pytest.param("## Paris", "Paris", id="heading"),
+        pytest.param("O\u02bcBrien", "O'Brien", id="letter-apostrophe"),
+        pytest.param("Paris [CHUNK_3]", "Paris", id="citation-in-brackets"),
+        pytest.param("Paris</s>", "Paris", id="end-of-turn"),
+        pytest.param('{"answer": "Paris"}', "Paris", id="object"),
     ],
 )
 def test_normalized_forgives_form(answer, reference):
@@ -58,6 +66,11 @@ def test_normalized_forgives_form(answer, reference):
         pytest.param("Paris France", "Paris", id="one-word-more"),
         pytest.param("blue red", "red blue", id="order"),
         pytest.param("A", "B", id="option-letter"),
+        pytest.param("The answer is not Paris", "Paris", id="negation-behind-a-label"),
+        pytest.param("The answer isolates Paris", "olates Paris", id="label-within-a-word"),
+        pytest.param(
+            '{"answer": "Paris", "result": "Rome"}', "Paris", id="object-with-two-answers"
+        ),
         pytest.param("...", "?!", id="nothing-but-punctuation"),
         pytest.param("", "the", id="empty"),
         pytest.param("my answer: Paris", "Paris", id="label-not-in-front"),
