@@ -9,7 +9,7 @@ An answer may be a sentence with one number in it; behind an equals sign, the la
 Notations with another reading too can be right, never wrong: a decimal comma (``1,5``), spaces or
 full stops between groups (``1 234``, ``1.234.567``), letters for powers of ten (``5k``), a mark
 behind the number (``5!``), a rating (``4.5/5``), and a decimal that rounds a quotient (``0.67`` for
-``2/3``).
+``2/3``). One full stop is a decimal point; ``1.234`` for ``1234`` is left undecided.
 
 Whole numbers must be equal; otherwise two quantities agree within 1e-4 of the larger, which
 forgives a rounding to five figures and no other.
@@ -51,6 +51,7 @@ _YEAR_DIGITS = 4
 
 # Letters, but of scripts that put no space between a word and a number.
 _LETTER_BEFORE = r"(?<![^\W\u2e80-\u9fff\uac00-\ud7af])"
+_MULTIPLIER = f"(?:{'|'.join(MULTIPLIERS)})"
 _NUMBER = re.compile(
     rf"{_LETTER_BEFORE}(?<![.,/^\u221a])(?<!\^-)(?P<sign>[+-]?+)"
     r"(?:(?P<whole>[0-9]++)\s++(?=[0-9]++\s*+/))?+"
@@ -67,7 +68,7 @@ _NUMBER = re.compile(
     r"(?!\s*+\^)"
     r"(?P<percent>\s*+(?:\\?+%|per\s?+cent\b))?+"
     r"(?:(?-i:(?P<letter>[kKMB]|\s?+[bmt]n))(?![A-Za-z0-9])"
-    rf"|(?:[\s-]*+(?P<times>{'|'.join(MULTIPLIERS)})(?![A-Za-z]))?+"
+    rf"|(?:[\s-]*+(?P<times>{_MULTIPLIER}(?:[\s-]*+{_MULTIPLIER})*+)(?![A-Za-z]))?+"
     r"(?:(?P<gap>[\s-]*+)(?P<word>[A-Za-z]++)"
     r"(?P<compound>\^-?+[0-9]|\s?+/\s?+[A-Za-z]++|\s++per\s++[A-Za-z]++)?+)?+)",
     re.IGNORECASE,
@@ -76,11 +77,20 @@ _MIXED_WITH_LETTERS = re.compile(r"[0-9](?![eE][+-]?+[0-9])[A-Za-z]++[0-9]")
 _LATEX_COMMAND = re.compile(r"\\[A-Za-z]")
 _NEGATION = re.compile(r"\b(?:not|never|no(?!\.\s?\d)|neither|nor)\b|n't\b", re.IGNORECASE)
 _BOUND_OR_MULTIPLE = re.compile(
-    r"(?:\b(?:(?:more|less|fewer|greater|higher|lower|larger|smaller)\s++than|at\s++(?:least|most)"
-    r"|up\s++to|over|under|above|below|nearly|almost|(?:maximum|minimum)\s++of|twice|double|triple"
-    r"|(?:half|thirds?|quarters?)\s++of)|[<>\u2264\u2265]=?+)\s*+(?=[-.0-9])"
+    r"(?:\b(?:(?:more|less|fewer|greater|higher|lower|larger|smaller|later|earlier)\s++than"
+    r"|at\s++(?:least|most)|up\s++to|over|under|above|below|before|prior\s++to|nearly|almost"
+    r"|(?:maximum|minimum)\s++of|twice|double|triple|(?:half|thirds?|quarters?)\s++of"
+    r"|(?:anything|everything|all)\s++but"
+    # The same, or a negation, in other languages.
+    r"|nicht|mindestens|h\u00f6chstens|(?:mehr|weniger)\s++als|pas|(?:plus|moins)\s++de"
+    r"|au\s++(?:moins|plus)|no\s++es|(?:m\u00e1s|menos)\s++de|al\s++menos|non"
+    r"|\u043d\u0435|(?:\u043d\u0435\s++)?+(?:\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435))"
+    r"|\u4e0d\u662f|\u8d85\u8fc7|\u8d85\u904e|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230"
+    r"|[<>\u2264\u2265]=?+)\s*+(?=[-.0-9])"
     r"|[0-9]\s?\+(?![\d/])|[0-9]-?ish\b"
-    r"|[0-9]\b[^.,;\n]{0,20}\b(?:at\s++(?:least|most)|or\s++(?:more|less|fewer))\b",
+    r"|[0-9]\b[^.,;\n]{0,20}\b(?:at\s++(?:least|most)|or\s++(?:more|less|fewer)"
+    r"|(?:is|was)\s++(?:wrong|incorrect|false))\b"
+    r"|[0-9]\s?(?:\u4ee5\u4e0a|\u4ee5\u4e0b|\u3067\u306f\u306a|\uc774\uc0c1|\uc774\ud558)",
     re.IGNORECASE,
 )
 _SEVERAL_VARIABLES = re.compile(r"=[^=]*[,;\n]\s*+(?:and\s++)?+\w++\s*+=")
@@ -128,6 +138,7 @@ def verify(answer: str, reference: str) -> Verification:
         is_right = agrees(given.base, expected.base)
         is_certain = given.is_certain and expected.is_certain
         is_certain = is_certain and not _is_rounding(given, expected)
+        is_certain = is_certain and not _is_grouping(given, expected)
         return rule(is_right=is_right) if is_right or is_certain else UNDECIDED
     if None not in {given.dimension, expected.dimension}:
         return UNDECIDED
@@ -153,6 +164,14 @@ def _is_rounding(one: Quantity, other: Quantity) -> bool:
     if one.num_decimals is not None or other.num_decimals is None or other.num_decimals < 2:
         return False
     return one.factor == other.factor and round(one.number, other.num_decimals) == other.number
+
+
+def _is_grouping(one: Quantity, other: Quantity) -> bool:
+    """Whether the numbers are equal if the full stop of one stands between groups of digits."""
+    return any(
+        a.num_decimals == 3 and a.factor == b.factor and 1000 * a.number == b.number
+        for a, b in ((one, other), (other, one))
+    )
 
 
 def read_quantity(text: str, *, is_reference: bool) -> Quantity | None:
@@ -203,7 +222,8 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
     if match["letter"] is not None:
         number *= LETTERS[match["letter"].strip()]
     elif match["times"] is not None:
-        number *= MULTIPLIERS[match["times"].lower()]
+        for multiplier in re.findall(_MULTIPLIER, match["times"].lower()):
+            number *= MULTIPLIERS[multiplier]
     dimension, factor = UNITS.get(word, (None, Fraction(1)))
     dimension, factor = SYMBOLS.get(match["word"] or "", (dimension, factor))
     if match["percent"] or word in {"percent", "pct"}:

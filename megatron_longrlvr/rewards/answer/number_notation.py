@@ -17,7 +17,7 @@ _LATEX_FRACTION = re.compile(
     r"|(?P<one>\d)(?P<other>\d))"
 )
 _TIMES_TEN = re.compile(
-    r"\s*+(?:x|\*|\u00b7|\u00d7|\u22c5|\\times|\\cdot)\s*+10\s*+\^\s*+\{?+([+-]?+\d++)\}?+"
+    r"\s*+(?:x|\*|\u00b7|\u00d7|\u22c5|\\times|\\cdot)\s*+10\s*+(?:\^|\*\*)\s*+\{?+([+-]?+\d++)\}?+"
 )
 _POWER_OF_TEN = re.compile(r"(?<![\d.,^/\w])10\s*+\^\s*+\{?+([+-]?+\d++)\}?+")
 _GROUP_MARK = re.compile(r"(?<=\d)(?:['\u2019_]|\\,|\{,\})(?=\d{3}(?!\d))")
@@ -26,10 +26,10 @@ _LATEX_NEAR = re.compile(r"\\(?:approx|simeq|sim)\b")
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b)")
 _CURRENCIES = {"\u20ac": "euros", "\u00a3": "gbp", "\u00a5": "yen", "\u20b9": "rupees"}
 _POWERS = "|".join([*MULTIPLIERS, *LETTERS, "m"])
-_AMOUNT = rf"(-?[\d.,]++)((?:\s?+(?:{_POWERS})\b)?+)"
+_AMOUNT = rf"(-?[\d.,]++)((?:\s?+(?:{_POWERS})\b)*+)"
 _CURRENCY_FIRST = re.compile(rf"([{''.join(_CURRENCIES)}])\s*+{_AMOUNT}")
 # One dollar sign alone opens no formula.
-_DOLLARS = re.compile(rf"(\$)\s*+{_AMOUNT}")
+_DOLLARS = re.compile(rf"(?:\bUS\s?+)?+(\$)\s*+{_AMOUNT}")
 _DEGREES = re.compile(r"(?:\u00b0\s?+|\bdegrees?\s++)(c|f)(?:elsius|ahrenheit)?\b", re.IGNORECASE)
 _SCALES = {"c": "celsius", "f": "fahrenheit"}
 

@@ -69,6 +69,13 @@ from megatron_longrlvr.rewards.answer.verification import Ruling
         pytest.param("No. 7", "7", id="abbreviated-number"),
         pytest.param("The answer is 42!", "42", id="exclamation"),
         pytest.param("\xa35m", "\xa35,000,000", id="m-for-million"),
+        pytest.param("US$5 million", "$5,000,000", id="us-dollars"),
+        pytest.param("$2 hundred thousand", "$200,000", id="two-multipliers-of-dollars"),
+        pytest.param("1.2 thousand million", "1.2 billion", id="two-multipliers"),
+        pytest.param("3\u4e07\u4ebf", "3 trillion", id="two-chinese-multipliers"),
+        pytest.param("1.5 * 10**-3", "0.0015", id="power-with-asterisks"),
+        pytest.param("42 [CHUNK_7]", "42", id="citation-in-brackets"),
+        pytest.param('{"answer": 42}', "42", id="object"),
     ],
 )
 def test_same_quantity_is_right(answer, reference):
@@ -88,6 +95,8 @@ def test_same_quantity_is_right(answer, reference):
         pytest.param("5 MW", "5 mW", id="case-of-a-symbol"),
         pytest.param("$5 million", "$5", id="dollars-and-million"),
         pytest.param("", "42", id="empty"),
+        pytest.param("2 thousand", "2 hundred thousand", id="one-multiplier-of-two"),
+        pytest.param("1.001", "1000", id="three-decimals"),
     ],
 )
 def test_other_quantity_is_wrong(answer, reference):
@@ -144,6 +153,16 @@ def test_other_quantity_is_wrong(answer, reference):
         pytest.param("2^-3", "3", id="negative-power"),
         pytest.param("$5", "5 euros", id="dollars-and-euros"),
         pytest.param("42 GB", "42 MB", id="bytes"),
+        pytest.param("1.000", "1000", id="full-stop-between-groups"),
+        pytest.param("12500", "12.500", id="full-stop-between-groups-of-the-reference"),
+        pytest.param("42 is incorrect", "42", id="rejected"),
+        pytest.param("anything but 42", "42", id="anything-but"),
+        pytest.param("before 1997", "1997", id="before"),
+        pytest.param("mindestens 42", "42", id="german-bound"),
+        pytest.param("plus de 42", "42", id="french-bound"),
+        pytest.param("\u4e0d\u662f42", "42", id="chinese-negation"),
+        pytest.param("42\u4ee5\u4e0a", "42", id="japanese-bound"),
+        pytest.param("A$5", "$5", id="australian-dollars"),
     ],
 )
 def test_what_cannot_be_read_safely_is_undecided(answer, reference):
