@@ -34,7 +34,9 @@ _GROUPING_SPACE = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-") | {"\u2044": "/"})
 
 _OBJECT = re.compile(r"(?:```(?:json)?+)?+\s*+(\{.*\})\s*+(?:```)?+", re.DOTALL | re.IGNORECASE)
-_ANSWER_KEYS = frozenset({"answer", "final_answer", "final answer", "result", "response"})
+_ANSWER_KEYS = frozenset(
+    {"answer", "final_answer", "final answer", "result", "response", "choice", "option"}
+)
 
 _WRAPPER = re.compile(
     r"\\(?:boxed|fbox|text|textrm|textbf|textit|mathrm|mathbf|mathit|mathsf|emph)\s*+"
