@@ -31,6 +31,9 @@ from megatron_longrlvr.rewards.answer.readable import readable
         pytest.param('{"answer": ["x", "y"]}', None, id="list-in-an-object"),
         pytest.param('{"answer": "x"', None, id="cut-object"),
         pytest.param("{" * 50_000 + "}" * 50_000, None, id="nested-braces"),
+        pytest.param("x" + " \n" * 30_000 + "y", "x\ny", id="many-lines"),
+        pytest.param("x" + " \t" * 30_000 + "y", "x y", id="many-spaces"),
+        pytest.param("x\n\n y", None, id="paragraph"),
         pytest.param(r"C:\new\text", r"C:\new\text", id="path"),
     ],
 )
