@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -20,6 +22,8 @@ from megatron_longrlvr.model.cpu.megatron_mappings import patch_megatron_mapping
 from megatron_longrlvr.model.cpu.megatron_moe import patch_megatron_moe, stub_triton_only_module
 from megatron_longrlvr.model.cpu.megatron_optimizer import patch_megatron_optimizer
 from megatron_longrlvr.model.cpu.megatron_random import patch_megatron_random
+
+_Function = Callable[..., Any]
 
 
 def install() -> tuple[str, ...]:
@@ -64,9 +68,16 @@ def describe_patches() -> tuple[str, ...]:
     return tuple(f"{patch.name}: {patch.reason}" for patch in patches.made())
 
 
+def _compile_nothing(model: _Function | None = None, **_: object) -> Any:
+    """In the place of ``torch.compile``, as a call and as a decorator with settings."""
+    return _compile_nothing if model is None else model
+
+
 def _run_compiled_functions_eagerly() -> None:
-    torch.compiler.set_stance("force_eager")
-    patches.record(
-        "torch.compiler.set_stance",
+    # Not by torch.compiler.set_stance: loading the compiler is a third of the start of a rank.
+    patches.replace(
+        torch,
+        "compile",
+        _compile_nothing,
         reason="megatron-core's jit_fuser is torch.compile, which would start a C++ compiler",
     )

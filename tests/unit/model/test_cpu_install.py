@@ -45,7 +45,7 @@ assert len(set(names)) == len(names)
 for expected in (
     "torch.cuda.current_device",
     "torch.Tensor.cuda",
-    "torch.compiler.set_stance",
+    "torch.compile",
     "megatron.core.tensor_parallel.random._set_cuda_rng_state",
     "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer.load_state_dict",
     "megatron.core.transformer.moe.moe_utils.maybe_move_tensor_to_cpu",
