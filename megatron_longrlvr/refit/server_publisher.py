@@ -115,7 +115,8 @@ class ServerPublisher:
             Size and speed by metric name.
 
         Raises:
-            RefitMismatch: A server does not hold what was sent, or none is left.
+            RefitMismatch: A server does not hold what was sent, none is left, or a file for them
+                could not be written.
         """
         world = self.policy.groups.world
         every = self.settings.verify_every

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -72,6 +73,9 @@ class ServerTransport(Protocol):
         Args:
             number: Of the round, from 0.
             checksums: Of the tensors by name, as text; None where they are not verified.
+
+        Raises:
+            RefitMismatch: A bucket could not be written where the servers read it.
         """
         ...
 
@@ -118,14 +122,23 @@ class FileTransport:
         path = self._folder / f"longrlvr-{os.getpid()}-{number}.safetensors"
         content = {"place": number, "path": str(path), "checksums": checksums}
         try:
-            save_file({name: tensor.contiguous() for name, tensor in self._bucket.items()}, path)
-            self._bucket = {}
+            self._write(path)
             self._everywhere(lambda client: client.send_bucket(content)).result()
         finally:
             path.unlink(missing_ok=True)
 
     def check(self, num_rounds: int) -> None:
         """Nothing is left to find out: a server that cannot load a file says so."""
+
+    def _write(self, path: Path) -> None:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in self._bucket.items()}, path)
+        except (OSError, SafetensorError) as error:
+            raise RefitMismatch(
+                f"cannot write to rollout.server.transfer_dir={self._folder}: {error}"
+            ) from error
+        finally:
+            self._bucket = {}
 
 
 class BroadcastTransport:

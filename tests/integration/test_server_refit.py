@@ -7,6 +7,8 @@ until the next one; whatever a server does wrong with them stops the run, on eve
 cause.
 """
 
+import resource
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -107,6 +109,17 @@ def publish_and_tell(rank, world_size, urls, transport):  # noqa: ARG001
     finally:
         setting.engine.close()
     return "no error"
+
+
+def publish_to_a_full_folder(rank, world_size, urls, transport):
+    """Full for the rank that writes, as its files may not grow."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (BUCKET_BYTES // 2, limits[1]))
+    try:
+        return publish_and_tell(rank, world_size, urls, transport)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def publish_while_writing(rank, world_size, urls, transport):  # noqa: ARG001
@@ -212,6 +225,14 @@ def test_a_failure_reaches_every_rank(pool2, two, files):
     first, second = pool2.run(publish_and_tell, addresses(two), files)
     assert first == second
     assert "refused to reset its prefix cache" in first
+
+
+def test_a_full_transfer_folder_is_named_on_every_rank(pool2, two, files, tmp_path):
+    first, second = pool2.run(publish_to_a_full_folder, addresses(two), files)
+    assert first == second
+    assert f"rollout.server.transfer_dir={tmp_path}: " in first
+    assert "File too large" in first
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_dies_in_an_update_is_left_out(pool1, two, files):
