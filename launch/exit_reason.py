@@ -10,7 +10,7 @@ Exit codes of agents and job scripts:
     2    a setting or a file is wrong
     70   the ranks hung and were killed, with their stacks in the log
     73   a rollout server died more often than it may
-    74   a rank was killed (SIGKILL: out of memory, or hardware)
+    74   a rank was killed (SIGKILL: out of memory, or hardware), or two writers of checkpoints were
     75   the judge gave too few verdicts; the ranks have saved a checkpoint and ended
     76   a node vanished without a word
     78   not started: restarts used up, or no progress since the last ones

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from launch.exit_reason import Cause, NodeExit, primary, read_node_exits, write_node_exit
 from launch.ranks import Rank
-from megatron_longrlvr.errors import JudgeUnavailable
+from megatron_longrlvr.errors import CheckpointWriterKilled, JudgeUnavailable
 
 STOP_FILE = "stop"
 """In the attempt's directory: the job is to stop after the step in progress."""
@@ -194,6 +194,8 @@ class Watch:
             return Cause.SETTING, f"rank {number} found a setting or a file wrong (exit code 2)"
         if code == -signal.SIGKILL:
             return Cause.KILLED, f"rank {number} was killed (SIGKILL)"
+        if code == CheckpointWriterKilled.EXIT_CODE:
+            return Cause.KILLED, f"rank {number}: a checkpoint's writer was killed (out of memory?)"
         if code < 0:
             return Cause.FAILED, f"rank {number} was ended by {signal.Signals(-code).name}"
         return Cause.FAILED, f"rank {number} failed with exit code {code}"

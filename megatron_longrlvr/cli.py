@@ -19,6 +19,7 @@ from megatron_longrlvr.aligner.presence import find_presence
 from megatron_longrlvr.cli_data import add_data
 from megatron_longrlvr.errors import (
     CheckpointError,
+    CheckpointWriterKilled,
     ConfigError,
     DataError,
     JudgeUnavailable,
@@ -44,8 +45,9 @@ A recipe is a YAML file or the name of a shipped one. Start one process per devi
   longrlvr train tiny_cpu layout.pp=2 --dry-run --world-size 8     builds the ranks' models too
 
 The same command goes on after an interruption, from the last checkpoint, and does nothing when
-the run is finished. Exit codes: 0 finished, 1 failed, 2 a setting or a file is wrong, 75 stopped
-because the judge gave too few verdicts, 130 stopped by a signal after the step in progress.
+the run is finished. Exit codes: 0 finished, 1 failed, 2 a setting or a file is wrong, 74 the
+process that writes checkpoints was killed, 75 stopped because the judge gave too few verdicts, 130
+stopped by a signal after the step in progress.
 torchrun makes 1 of each but 0; from the checkout, these end with the code of the ranks:
 
   python -m launch.torchrun --nproc-per-node 2 -m megatron_longrlvr train tiny_cpu
@@ -236,12 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201 - the command line's voice
         return USAGE_EXIT_CODE
+    except (CheckpointWriterKilled, JudgeUnavailable, ServersUnavailable) as error:
+        print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
+        return error.EXIT_CODE
     except (CheckpointError, NonFiniteUpdate, PolicyMismatch, RefitMismatch) as error:
         print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
         return FAILED_EXIT_CODE
-    except (JudgeUnavailable, ServersUnavailable) as error:
-        print(f"longrlvr: {error}", file=sys.stderr)  # noqa: T201
-        return error.EXIT_CODE
     return code
 
 

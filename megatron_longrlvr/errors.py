@@ -15,6 +15,13 @@ class CheckpointError(RuntimeError):
     """A checkpoint is absent, incomplete or does not fit the run that asks for it."""
 
 
+class CheckpointWriterKilled(CheckpointError):  # noqa: N818 - read as "the writer was killed"
+    """A process that wrote a checkpoint was killed; the run itself is as it was."""
+
+    EXIT_CODE = 74
+    """Of a command that ends with it: what the launcher calls a killed rank."""
+
+
 class NonFiniteUpdate(RuntimeError):  # noqa: N818 - read as "the update was non-finite"
     """Loss or gradients were NaN or infinite; the weights were left as they were."""
 

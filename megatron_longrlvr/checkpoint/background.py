@@ -11,18 +11,23 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from megatron_longrlvr.checkpoint.manifest import sha256
-from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.errors import CheckpointError, CheckpointWriterKilled
 from megatron_longrlvr.observability.files import write_atomically
 from megatron_longrlvr.parallel.children import die_with
 
 # Training has the cores first.
 _NICENESS = 10
+
+# Of 1000: where memory runs out, the kernel ends a save, which can be made again, and not the rank.
+_OOM_SCORE = 100
 
 
 class BackgroundWrite:
@@ -74,17 +79,22 @@ class BackgroundWrite:
         """Return when this rank's files are written.
 
         Raises:
-            CheckpointError: The process was ended; why a file could not be written shows in
-                ``finish``.
+            CheckpointWriterKilled: The process was ended by a signal.
+            CheckpointError: It failed; why a file could not be written shows in ``finish``.
         """
         if self._process is None:
             return
         self._process.join()
-        if self._process.exitcode != 0:
-            raise CheckpointError(
-                f"the process that wrote the checkpoint ended with {self._process.exitcode} "
-                "(negative: the signal that ended it)"
+        code = self._process.exitcode
+        assert code is not None, "joined"
+        if code < 0:
+            name = signal.Signals(-code).name
+            guess = ": out of memory?" if -code == signal.SIGKILL else ""
+            raise CheckpointWriterKilled(
+                f"the process that wrote the checkpoint was killed ({name}{guess})"
             )
+        if code > 0:
+            raise CheckpointError(f"the process that wrote the checkpoint failed with {code}")
 
     def finish(self) -> None:
         """Write megatron-core's index. Collective; all ranks have written their files.
@@ -118,9 +128,21 @@ def _write(
     # megatron-core writes with processes of its own, one for each file.
     os.register_at_fork(after_in_child=lambda: die_with(own))
     os.nice(_NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    signal.signal(signal.SIGCHLD, _die_with_children)
     if earlier is not None:
         wait([earlier])
     write(*arguments)
     # A file that could not be written is megatron-core's to report.
     digests = {str(path): sha256(path) for path in paths if path.is_file()}
     write_atomically(hashes, json.dumps(digests) + "\n")
+
+
+def _die_with_children(*_: object) -> None:
+    """Be killed with a process that megatron-core has started, whose answer it would wait for."""
+    with suppress(ChildProcessError):
+        # multiprocessing does not mind when a process has been waited for by somebody else.
+        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            if os.WIFSIGNALED(ended[1]):
+                os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +45,7 @@ from megatron_longrlvr.checkpoint.rollouts import (
 from megatron_longrlvr.checkpoint.run_state import RunState, read_state, write_state
 from megatron_longrlvr.checkpoint.sharded import TraineeWrite, read_trainee
 from megatron_longrlvr.checkpoint.weights import WEIGHTS_DIRECTORY
-from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.errors import CheckpointError, CheckpointWriterKilled
 from megatron_longrlvr.model.critic import Critic
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.model.trainee import Trainee
@@ -136,10 +137,16 @@ class PendingCheckpoint:
         """Wait for the files, write the manifest and give the directory its name. Collective.
 
         Raises:
+            CheckpointWriterKilled: Some rank's writer was killed; nothing is left of its save.
             CheckpointError: Some rank could not write; earlier checkpoints are untouched.
         """
+        try:
+            for write in self._writes:
+                _on_every_rank(self._groups, write.wait)
+        except CheckpointWriterKilled:
+            self._discard()
+            raise
         for write in self._writes:
-            _on_every_rank(self._groups, write.wait)
             write.finish()
 
         def complete() -> Checkpoint:
@@ -152,6 +159,16 @@ class PendingCheckpoint:
             return Checkpoint(directory=self._directory, manifest=manifest)
 
         return _on_first_rank(self._groups, complete)
+
+    def _discard(self) -> None:
+        for write in self._writes:
+            with suppress(CheckpointError):
+                write.wait()
+        # Where a rank has written, megatron-core keeps the answer, for the next save to find it.
+        for write in self._writes:
+            with suppress(CheckpointError):
+                write.finish()
+        _on_first_rank(self._groups, lambda: shutil.rmtree(self._partial))
 
 
 def save_checkpoint(
@@ -284,13 +301,14 @@ def _clear(partial: Path) -> None:
 
 def _on_first_rank(groups: ProcessGroups, action: Callable[[], _Value]) -> _Value:
     """Run ``action`` on rank 0; its value, or its failure, reaches every rank."""
-    value, failure = None, None
+    value: _Value | None = None
+    failure: CheckpointError | None = None
     if groups.rank == 0:
         value, failure = _attempt(action)
     # All ranks come here, whatever happened on the first one, and none goes on before it is done.
     value, failure = broadcast_object((value, failure), groups.world)
     if failure is not None:
-        raise CheckpointError(failure)
+        raise failure
     return value  # type: ignore[return-value] # None only where the action returns None
 
 
@@ -298,15 +316,15 @@ def _on_every_rank(groups: ProcessGroups, action: Callable[[], None]) -> None:
     """Run ``action`` on all ranks; one failure fails them all."""
     _, failure = _attempt(action)
     failures = gather_objects(failure, groups.world)  # reached by all ranks, failed or not
-    for rank, text in enumerate(failures):
-        if text is not None:
-            raise CheckpointError(f"rank {rank}: {text}")
+    for rank, found in enumerate(failures):
+        if found is not None:
+            raise type(found)(f"rank {rank}: {found}")
 
 
-def _attempt(action: Callable[[], _Value]) -> tuple[_Value | None, str | None]:
+def _attempt(action: Callable[[], _Value]) -> tuple[_Value | None, CheckpointError | None]:
     try:
         return action(), None
     except CheckpointError as error:
-        return None, str(error)
+        return None, error
     except (OSError, ValueError) as error:
-        return None, repr(error)
+        return None, CheckpointError(repr(error))

@@ -112,6 +112,8 @@ def is_eval_due(run: TrainingRun, step: int) -> bool:
 
 def is_save_due(run: TrainingRun, step: int, *, is_stopping: bool) -> bool:
     """Whether a checkpoint is written after this step."""
+    if run.saver.is_owed:
+        return True
     is_end = is_stopping or step == run.trainer.steps
     return Every(run.trainer.save_every).is_due(step) or (is_end and run.trainer.save_every > 0)
 

@@ -1,7 +1,12 @@
-"""Saving a run as it goes: one checkpoint at a time, written while training goes on."""
+"""Saving a run as it goes: one checkpoint at a time, written while training goes on.
+
+A checkpoint whose writer is killed, as it is where memory runs out, is made again once, while
+training waits.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +16,14 @@ from megatron_longrlvr.checkpoint.manifest import Best, checkpoint_directory, pr
 from megatron_longrlvr.checkpoint.run_state import RunState
 from megatron_longrlvr.checkpoint.store import PendingCheckpoint
 from megatron_longrlvr.config.training import TrainerConfig
-from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.errors import CheckpointWriterKilled, ConfigError
 from megatron_longrlvr.model.critic import Critic
 from megatron_longrlvr.model.learner import Learner
 from megatron_longrlvr.observability.heartbeat import beat
 from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.stages import RolloutBatch
+
+_log = logging.getLogger(__name__)
 
 
 class Saver:
@@ -45,7 +52,11 @@ class Saver:
         self._trainer = trainer
         self._critic = critic
         self._fingerprint = fingerprint
+        self._begin: Callable[[], PendingCheckpoint] | None = None
+        """Of the last checkpoint; the same again only while the learner is what it was."""
         self._pending: PendingCheckpoint | None = None
+        self.is_owed = False
+        """Whether the last checkpoint was lost, so that one is due; the same on every rank."""
         self._blocked_s = 0.0
         self._measured: tuple[int, Mapping[str, float]] = (-1, {})
 
@@ -76,9 +87,10 @@ class Saver:
             CheckpointError: It, or the one before, could not be written.
         """
         step, metrics = self._measured
-        self.finish()
-        with self._timed():
-            self._pending = PendingCheckpoint(
+        self._settle()
+
+        def begin() -> PendingCheckpoint:
+            return PendingCheckpoint(
                 checkpoint_directory(self._run_dir, state.step),
                 self._learner,
                 state,
@@ -87,7 +99,12 @@ class Saver:
                 metrics=metrics if step == state.step else {},
                 rollouts=unused(),
             )
-        if not self._trainer.async_save:
+
+        self._begin = begin
+        if not self.is_owed:
+            with self._timed():
+                self._pending = begin()
+        if self.is_owed or not self._trainer.async_save:
             self.finish()
         beat()
 
@@ -101,14 +118,34 @@ class Saver:
             return
         # A rank sees its own files only, and all of them must come to the same answer.
         if all_ranks_agree(self._pending.is_written, self._learner.policy.groups.world):
-            self.finish()
+            self._settle()
 
     def finish(self) -> None:
-        """Wait for the checkpoint under way, if there is one.
+        """Wait for the checkpoint under way, if there is one; the learner is what it was.
 
         Raises:
+            CheckpointWriterKilled: Its writer was killed twice.
             CheckpointError: It could not be written.
         """
+        self._settle()
+        if not self.is_owed:
+            return
+        assert self._begin is not None, "one was lost"
+        with self._timed():
+            self._pending = self._begin()
+        self._complete()
+        self.is_owed = False
+
+    def _settle(self) -> None:
+        """Wait for the checkpoint under way; one whose writer was killed is owed."""
+        try:
+            self._complete()
+        except CheckpointWriterKilled as error:
+            self.is_owed = True
+            if self._learner.policy.groups.rank == 0:
+                _log.warning("a checkpoint was lost and will be made again: %s", error)
+
+    def _complete(self) -> None:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None

@@ -35,6 +35,7 @@ def run_program(base, name, *, max_restarts=0, **watch):
         pytest.param("refuses", 2, Cause.SETTING, id="wrong-setting"),
         pytest.param("killed", 74, Cause.KILLED, id="killed"),
         pytest.param("unjudged", 75, Cause.UNJUDGED, id="no-verdicts"),
+        pytest.param("unsaved", 74, Cause.KILLED, id="killed-writer"),
     ],
 )
 def test_end_of_the_ranks_is_recorded_and_is_the_exit_code(tmp_path, program, exit_code, cause):
