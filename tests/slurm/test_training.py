@@ -49,16 +49,20 @@ def node_names(nodes):
 
 def rank_process(base, rank):
     """Process id of a rank, seen from outside its node."""
+    parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes()
             environment = (folder / "environ").read_bytes()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         is_rank = f"\0RANK={rank}\0".encode() in environment
         if is_rank and b"launch.rank" in command and str(base).encode() in command:
-            return int(folder.name)
-    raise AssertionError(f"no process of rank {rank}")
+            parents[int(folder.name)] = parent
+    # What a rank has forked looks like it.
+    (found,) = [number for number, parent in parents.items() if parent not in parents]
+    return found
 
 
 def goes_on_from_a_checkpoint(base):
@@ -131,9 +135,14 @@ def test_lost_node_is_left_and_training_goes_on_elsewhere(tmp_path, request, los
 
 def test_time_limit_saves_the_step_in_progress_and_the_job_is_requeued(tmp_path):
     base = tmp_path / "run"
-    # Slurm counts limits in minutes and warns up to half a minute too early.
-    profile = site(time="00:01:30", warning_s=45, stop_grace_s=25)
+    profile = site(warning_s=45, stop_grace_s=25)
     job = submit_training(base, profile, trainer__steps=ENDLESS, trainer__save_every=50, **SMALL)
+    wait_for((base / "metrics.jsonl").exists, "the first step", limit_s=STARTED_S)
+    # Limits are in minutes, the end that follows from one is not. Slurm looks twice a minute and
+    # warns up to half a minute too early.
+    slurm("scontrol", "update", f"JobId={job}", "EndTime=now+75")
+    wait_for(lambda: job_state(job).restarts == 1, "the requeue", limit_s=STARTED_S)
+    slurm("scontrol", "update", f"JobId={job}", "TimeLimit=5")
     wait_for_attempt(base, 2)
     first, second = list_attempts(base)[:2]
     ended = read_attempt_exit(first)

@@ -138,7 +138,7 @@ SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 ReturnToService=2
 # Short timers, so that node failures are noticed within a test's patience.
-SlurmdTimeout=20
+SlurmdTimeout=10
 SlurmctldTimeout=10
 KillWait=5
 InactiveLimit=0
@@ -247,7 +247,7 @@ remove_net() {
     # A namespace goes only with its last process, and its link with it: of a run that was broken off
     # elsewhere the daemons may still be there.
     for link in /sys/class/net/lab-v*; do
-        if [ -e "$link" ]; then ip link del "$(basename "$link")"; fi
+        if [ -e "$link" ]; then ip link del "$(basename "$link")" || [ ! -e "$link" ]; fi
     done
     if ip link show labbr0 >/dev/null 2>&1; then ip link del labbr0; fi
 }

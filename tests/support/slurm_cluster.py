@@ -90,11 +90,16 @@ class Cluster:
     def join_network(self, node: str) -> None:
         """A node's network is whole again."""
         self.command("join-net", node)
+        if self._state(node).startswith("down"):
+            # Slurm would ask after it by itself, a minute later.
+            slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
         wait_for(lambda: self._is_idle(node), f"{node} to be idle", limit_s=300)
 
     def _is_idle(self, node: str) -> bool:
-        shown = slurm("sinfo", "-h", "-n", node, "-p", "batch", "-o", "%t")
-        return shown.strip() == "idle"
+        return self._state(node) == "idle"
+
+    def _state(self, node: str) -> str:
+        return slurm("sinfo", "-h", "-n", node, "-p", "batch", "-o", "%t").strip()
 
 
 def slurm(*command: str) -> str:
