@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from megatron_longrlvr import cli
 from megatron_longrlvr.cli import USAGE_EXIT_CODE, main
+from megatron_longrlvr.errors import CheckpointWriterKilled
 
 CONFIG = {
     "kind": "train",
@@ -102,3 +104,12 @@ def test_a_directory_in_the_place_of_a_result_is_refused_before_the_work(
         main([*arguments, str(tmp_path)])
     assert stop.value.code == USAGE_EXIT_CODE
     assert f"{tmp_path} is a directory, must be a file" in capsys.readouterr().err
+
+
+def test_run_without_checkpoints_ends_as_if_its_rank_had_been_killed(monkeypatch, capsys):
+    def lose(_):
+        raise CheckpointWriterKilled("rank 1: the process that wrote the checkpoint was killed")
+
+    monkeypatch.setattr(cli, "_train", lose)
+    assert main(["train", "tiny_cpu"]) == 74
+    assert "longrlvr: rank 1: the process that wrote" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def _compile_nothing(model: _Function | None = None, **_: object) -> Any:
 
 
 def _run_compiled_functions_eagerly() -> None:
-    # Not by torch.compiler.set_stance: loading the compiler is a third of the start of a rank.
+    # Not by torch.compiler.set_stance: to load the compiler is a third of what a rank imports.
     patches.replace(
         torch,
         "compile",
