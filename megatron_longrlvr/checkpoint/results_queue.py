@@ -21,7 +21,8 @@ def keep_results_with_rank() -> None:
     if filesystem_async._results_queue is not None:
         return
     # A fork would hold on to the device's memory.
-    method = "spawn" if torch.cuda.is_initialized() else "fork"
+    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    method = "spawn" if is_used else "fork"
     manager = SyncManager(ctx=multiprocessing.get_context(method))
     manager.start(die_with, (os.getpid(),))
     filesystem_async._results_queue = manager.Queue()  # which holds the manager
