@@ -20,6 +20,10 @@ from megatron_longrlvr.observability.files import write_atomically
 METRICS_FILE = "metrics.jsonl"
 
 _HEADER = ("step", "kind")
+_NO_RECORD = (
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 
 
 class MetricKind(StrEnum):
@@ -89,19 +93,22 @@ def read_metric_log(path: Path) -> list[MetricRecord]:
     Raises:
         ValueError: A complete line is not a record; names file and line.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    # As bytes, so that a line in another encoding can be named.
+    lines = path.read_bytes().split(b"\n")[:-1]
     return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 
-def _parse(line: str, place: str) -> MetricRecord:
+def _parse(line: bytes, place: str) -> MetricRecord:
     try:
-        content = json.loads(line)
+        content = json.loads(line.decode("utf-8"))
+        metrics = {name: value for name, value in content.items() if name not in _HEADER}
+        for value in metrics.values():
+            if value is not None:
+                math.isfinite(value)  # Raises where it is no number, or a larger one than a float.
         return MetricRecord(
-            step=int(content["step"]),
-            kind=MetricKind(content["kind"]),
-            metrics={name: value for name, value in content.items() if name not in _HEADER},
+            step=int(content["step"]), kind=MetricKind(content["kind"]), metrics=metrics
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NO_RECORD as error:
         raise ValueError(f"{place} is not a metric record: {error!r}") from error
 
 

@@ -9,8 +9,9 @@ One JSON object per sample. A line holds its whole prompt, so that it can be rea
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,8 @@ def read_samples(path: Path) -> list[SampleRecord]:
     Raises:
         ValueError: A line is not a sample; names file and line.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    # As bytes, so that a line in another encoding can be named.
+    lines = path.read_bytes().split(b"\n")[:-1]
     return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 
@@ -159,10 +161,10 @@ def to_record(scored: ScoredSample, *, step: int, suspicions: Sequence[str] = ()
     )
 
 
-def _parse(line: str, place: str) -> SampleRecord:
+def _parse(line: bytes, place: str) -> SampleRecord:
     try:
-        content: Any = json.loads(line)
-    except ValueError as error:
+        content: Any = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from error
     known = fields(SampleRecord)
     expected = {one.name for one in known}
@@ -172,4 +174,34 @@ def _parse(line: str, place: str) -> SampleRecord:
     if not isinstance(content, dict) or not required <= content.keys() <= expected:
         keys = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{place} is not a sample: got {keys}, expected {sorted(expected)}")
+    wrong = [one.name for one in known if one.name in content and not _is_of(one, content)]
+    if wrong:
+        raise ValueError(f"{place} is not a sample: {', '.join(wrong)} hold another kind of value")
     return SampleRecord(**content)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_list(kind: type) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+_IS_KIND: Mapping[str, Callable[[Any], bool]] = {
+    "int": lambda value: type(value) is int,
+    "float": _is_number,
+    "str": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "Sequence[int]": _is_list(int),
+    "Sequence[str]": _is_list(str),
+    "Mapping[str, float]": lambda value: (
+        isinstance(value, dict) and all(map(_is_number, value.values()))
+    ),
+}
+"""Whether a value is of a field's type, by that type as it is written."""
+
+
+def _is_of(one: Field[Any], content: Mapping[str, Any]) -> bool:
+    return _IS_KIND[str(one.type)](content[one.name])

@@ -117,6 +117,8 @@ def _read_config(run_dir: Path) -> Mapping[str, Any]:
     config = _read_object(run_dir / CONFIG_FILE)
     if config is None:
         raise ValueError(f"{run_dir / CONFIG_FILE} is missing, so {run_dir} is no run directory")
+    if not isinstance(config.get("run", {}), dict):
+        raise ValueError(f"{run_dir / CONFIG_FILE} is no configuration: run must be a mapping")
     return config
 
 
@@ -124,12 +126,16 @@ def _read_object(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _read_records(path: Path) -> list[MetricRecord]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_longrlvr.observability import names
+from megatron_longrlvr.observability.provenance import PROVENANCE_FILE
 from megatron_longrlvr.reporting.run_record import Point, RunRecord
 
 MISSING = "not measured"
@@ -68,7 +69,7 @@ def f_beta_name(runs: Sequence[RunRecord]) -> str:
     """``F2`` where every run counts with beta 2; ``F-beta`` where they differ or do not say."""
     betas = {dict(flatten(run.config)).get("rewards.context.beta") for run in runs}
     beta = betas.pop() if len(betas) == 1 else None
-    return "F-beta" if beta is None else f"F{beta:g}"
+    return f"F{beta:g}" if isinstance(beta, int | float) else "F-beta"
 
 
 def describe_run(run: RunRecord) -> str:
@@ -188,7 +189,7 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[SettingRow]:
 
 def provenance_rows(runs: Sequence[RunRecord]) -> list[SettingRow]:
     """Where each run comes from, one fact a row."""
-    facts = [_facts(run) for run in runs]
+    facts = [_checked_facts(run) for run in runs]
     keys = list(dict.fromkeys(key for fact in facts for key in fact))
     return [
         SettingRow(key=key, values=[fact.get(key, NOT_RECORDED) for fact in facts]) for key in keys
@@ -224,6 +225,14 @@ def _score_row(run: RunRecord, index: int, *, metric: str, stderr: str | None) -
         last=cell(measured[-1] if measured else None),
         best=cell(best),
     )
+
+
+def _checked_facts(run: RunRecord) -> dict[str, str]:
+    try:
+        return _facts(run)
+    except (KeyError, TypeError, AttributeError) as error:
+        path = run.run_dir / PROVENANCE_FILE
+        raise ValueError(f"{path} is not what a run writes: {error!r}") from error
 
 
 def _facts(run: RunRecord) -> dict[str, str]:

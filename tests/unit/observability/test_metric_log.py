@@ -94,12 +94,20 @@ def test_half_a_line_left_by_a_crash_is_passed_over_and_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{broken", "[1]", '{"step": 1}', '{"step": 1, "kind": "other"}'], ids=str
+    "line",
+    [
+        *("{broken", "[1]", '{"step": 1}', '{"step": 1, "kind": "other"}', "\udcff"),
+        '{"step": Infinity, "kind": "train"}',
+        '{"step": 1, "kind": "train", "a": "b"}',
+        '{"step": 1, "kind": "train", "a": 1' + "0" * 400 + "}",
+        "[" * 100_000,
+    ],
+    ids=lambda line: ascii(line)[:40],
 )
 def test_line_that_is_no_record_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     write(path, record(1, a=1.0))
-    with path.open("a") as file:
-        file.write(line + "\n")
+    with path.open("ab") as file:
+        file.write(line.encode("utf-8", errors="surrogateescape") + b"\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is not a metric record"):
         read_metric_log(path)

@@ -1,5 +1,8 @@
 """Sample files: everything comes back as it was written, and half a file is never seen."""
 
+import json
+import math
+
 import pytest
 
 from megatron_longrlvr.observability.samples import (
@@ -77,4 +80,28 @@ def test_line_that_is_no_sample_is_named(tmp_path, line):
     path = write_samples(samples_path(tmp_path, 1), [scored_sample()], step=1)
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ValueError, match=r"step_000001\.jsonl:2 is not"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize("value", [None, 7.5, math.nan, True, "x", [None], {"a": "b"}], ids=str)
+@pytest.mark.parametrize(
+    "name", ["question", "chunks", "cited_chunk_ids", "reward", "reward_parts", "step"]
+)
+def test_value_of_another_kind_is_named_with_its_line(tmp_path, name, value):
+    path = write_samples(samples_path(tmp_path, 1), [scored_sample()], step=1)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {name: value}) + "\n")
+    if (name, value) in [("question", "x"), ("reward", 7.5)]:
+        assert read_samples(path)
+        return
+    with pytest.raises(ValueError, match=rf"step_000001\.jsonl:1 is not a sample: {name} hold"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[" * 100_000], ids=["encoding", "nesting"])
+def test_line_that_no_reader_takes_is_named(tmp_path, line):
+    path = samples_path(tmp_path, 1)
+    path.parent.mkdir()
+    path.write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=r"step_000001\.jsonl:1 is not JSON"):
         read_samples(path)

@@ -70,6 +70,9 @@ def test_directory_without_config_is_named(tmp_path):
     [
         pytest.param("config.json", "{", r"config\.json is not JSON", id="config"),
         pytest.param("config.json", "[]", r"config\.json must hold a JSON object", id="list"),
+        pytest.param("config.json", '{"a": NaN}', r"config\.json is not JSON", id="no-number"),
+        pytest.param("config.json", "[" * 100_000, r"config\.json is not JSON", id="nested"),
+        pytest.param("config.json", '{"run": []}', r"config\.json .* run must be", id="section"),
         pytest.param("provenance.json", "x", r"provenance\.json is not JSON", id="provenance"),
         pytest.param("metrics.jsonl", "{}\n", r"metrics\.jsonl:1 is not a metric", id="metrics"),
     ],

@@ -105,3 +105,23 @@ def test_provenance_beside_a_run_that_recorded_none(tmp_path):
     assert rows["command"] == ["longrlvr train", NOT_RECORDED]
     assert rows["started (UTC)"] == [start.started_utc, NOT_RECORDED]
     assert rows["machine"][0].endswith(" CPUs, 2 x H100")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{"git": {}}', id="keys"),
+        pytest.param('{"gpu_names": null}', id="null"),
+        pytest.param('{"earlier_starts": 3}', id="number"),
+    ],
+)
+def test_provenance_that_no_run_writes_is_named(tmp_path, text):
+    run_dir = make_run(tmp_path / "a")
+    (run_dir / "provenance.json").write_text(text)
+    with pytest.raises(ValueError, match=r"provenance\.json is not what a run writes"):
+        provenance_rows(load_runs([run_dir]))
+
+
+def test_beta_that_is_no_number_is_not_named(tmp_path):
+    run_dir = make_run(tmp_path / "a", config={"rewards": {"context": {"beta": "two"}}})
+    assert f_beta_name(load_runs([run_dir])) == "F-beta"
