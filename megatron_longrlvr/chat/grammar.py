@@ -1,7 +1,8 @@
 """Replies that are one JSON object and nothing else.
 
 White space around and inside is free, and one leading ``<think>...</think>`` block, as reasoning
-models write it, is passed over. Everything else is no reply: what a search for a word or a number
+models write it, is passed over, also without ``<think>``, which some chat templates write for the
+model. Everything else is no reply: what a search for a word or a number
 finds somewhere in the text may be the opposite of what was meant.
 """
 
@@ -20,7 +21,7 @@ _THINK, _END_THINK = "<think>", "</think>"
 def read_object(reply: str) -> dict[str, Any] | None:
     """Read a reply; None where it is not exactly one JSON object without repeated keys."""
     text = reply.strip()
-    if text.startswith(_THINK):
+    if text.startswith(_THINK) or (not text.startswith("{") and _END_THINK in text):
         # More than one end: which one closes the reasoning would be a guess.
         if text.count(_END_THINK) != 1:
             return None

@@ -17,6 +17,9 @@ from megatron_longrlvr.stages import Verdict
         pytest.param(
             '<think>It says "yes" first.</think>\n{"verdict": "no"}', Verdict.NO, id="reasoning"
         ),
+        pytest.param(
+            'It says "yes" first.\n</think>\n\n{"verdict": "no"}', Verdict.NO, id="reasoning-begun"
+        ),
     ],
 )
 def test_a_verdict_is_read(reply, verdict):
@@ -46,6 +49,9 @@ def test_a_verdict_is_read(reply, verdict):
         '```json\n{"verdict": "yes"}\n```',
         '<think>a</think>b</think>{"verdict": "yes"}',
         '<think>{"verdict": "yes"}',
+        'a</think>b</think>{"verdict": "yes"}',
+        'a</think>so {"verdict": "yes"}',
+        '{"verdict": "no"}</think>{"verdict": "yes"}',
         "[" * 100_000,
         "9" * 10_000,
     ],
