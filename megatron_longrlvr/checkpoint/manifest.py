@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -165,7 +166,7 @@ def publish(partial: Path, directory: Path) -> None:
     """Give a finished directory its name; an older one of that name goes at the last moment."""
     replaced = replaced_directory(directory)
     if replaced.exists():
-        shutil.rmtree(replaced)
+        _remove(replaced)
     if directory.exists():
         directory.rename(replaced)
     partial.rename(directory)
@@ -175,6 +176,8 @@ def publish(partial: Path, directory: Path) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
+    if replaced.is_symlink():
+        replaced.unlink()
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -206,7 +209,11 @@ class Best:
 
     def of(self, checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
         """The best of those that were measured; among equals the newest."""
-        measured = [one for one in checkpoints if self.metric in one.manifest.metrics]
+        measured = [
+            one
+            for one in checkpoints
+            if math.isfinite(one.manifest.metrics.get(self.metric, math.nan))
+        ]
         sign = 1 if self.is_largest else -1
         return max(
             measured,
@@ -215,19 +222,32 @@ class Best:
         )
 
 
-def prune(run_dir: Path, keep: int, best: Best | None = None) -> None:
+def prune(
+    run_dir: Path, keep: int, best: Best | None = None, *, last_step: int | None = None
+) -> None:
     """Remove all but the ``keep`` newest whole checkpoints, and the best one.
 
     ``checkpoints/best`` is a link to the latter. What killed saves and removals left behind goes
     too, up to the newest whole step. A directory whose manifest speaks of other files than it holds
     stays: somebody damaged it, and may want to look.
 
+    Args:
+        run_dir: The run's directory.
+        keep: How many.
+        best: Which one counts as the best.
+        last_step: Where the run is. Later checkpoints are damaged ones that it was not resumed
+            from: they take no place of another one, and stay.
+
     Raises:
         ValueError: ``keep`` is not positive.
     """
     if keep < 1:
         raise ValueError(f"keep={keep} must be at least 1; a run resumes from its newest one")
-    whole = list_checkpoints(run_dir)
+    whole = [
+        checkpoint
+        for checkpoint in list_checkpoints(run_dir)
+        if last_step is None or checkpoint.manifest.step <= last_step
+    ]
     if not whole:
         return
     kept = best.of(whole) if best is not None else None
@@ -252,6 +272,9 @@ def _link(link: Path, directory: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
+    if directory.is_symlink():  # what it points to was put elsewhere on purpose
+        directory.unlink()
+        return
     # The manifest first: a removal that is cut short must not leave a checkpoint that looks whole.
     (directory / MANIFEST_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory)
@@ -268,7 +291,9 @@ def _leftovers(run_dir: Path) -> list[Path]:
 def _matching(run_dir: Path, name: re.Pattern[str]) -> Iterator[Path]:
     parent = run_dir / "checkpoints"
     if parent.is_dir():
-        yield from (path for path in parent.iterdir() if name.fullmatch(path.name))
+        yield from (
+            path for path in parent.iterdir() if name.fullmatch(path.name) and path.is_dir()
+        )
 
 
 def _step_of(path: Path) -> int:
@@ -280,8 +305,11 @@ def _read_manifest(path: Path) -> Manifest:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; its save did not finish") from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is not a manifest: {error}") from error
+    for name in ("layout", "bytes_by_file", "sha256_by_file", "metrics"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise CheckpointError(f"{path} is not a manifest: {name} is no object")
     if manifest.step != _step_of(path.parent):
         raise CheckpointError(f"{path} is about step {manifest.step}, unlike its directory")
     return manifest

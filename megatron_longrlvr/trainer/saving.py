@@ -150,9 +150,10 @@ class Saver:
             return
         pending, self._pending = self._pending, None
         with self._timed():
-            pending.finish()
+            saved = pending.finish()
             if self._learner.policy.groups.rank == 0:
-                prune(self._run_dir, self._trainer.keep_checkpoints, self._best())
+                keep, last_step = self._trainer.keep_checkpoints, saved.manifest.step
+                prune(self._run_dir, keep, self._best(), last_step=last_step)
         beat()
 
     @property

@@ -6,6 +6,7 @@ missing file: none of them is ever offered for resuming, and the newest whole on
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from megatron_longrlvr.checkpoint.manifest import (
     list_checkpoints,
     partial_directory,
     prune,
+    publish,
     read_checkpoint,
     replaced_directory,
     sha256,
@@ -116,6 +118,16 @@ def drop_manifest_field(directory):
     path.write_text(json.dumps(content))
 
 
+def empty_manifest_field(directory):
+    path = directory / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256_by_file": None}))
+
+
+def hide_manifest(directory):
+    lose_manifest(directory)
+    (directory / MANIFEST_FILE).mkdir()
+
+
 def truncate_weights(directory):
     (directory / "learner" / "weights.distcp").write_bytes(WEIGHTS[:-1])
 
@@ -128,6 +140,8 @@ DAMAGES = [
     pytest.param(lose_manifest, r"manifest\.json is missing", id="no-manifest"),
     pytest.param(truncate_manifest, r"manifest\.json is not a manifest", id="cut-manifest"),
     pytest.param(drop_manifest_field, "is not a manifest.*bytes_by_file", id="manifest-field"),
+    pytest.param(empty_manifest_field, "is not a manifest: sha256_by_file", id="null-in-manifest"),
+    pytest.param(hide_manifest, "is not a manifest.*Errno 21", id="unreadable-manifest"),
     pytest.param(truncate_weights, r"weights\.distcp has 22 bytes instead of 23", id="cut-file"),
     pytest.param(lose_weights, r"weights\.distcp is missing", id="no-file"),
 ]
@@ -176,6 +190,44 @@ def test_prune_counts_whole_checkpoints_only(tmp_path, save):
     truncate_weights(checkpoint_directory(tmp_path, 30))
     prune(tmp_path, 2)
     assert steps(tmp_path) == [10, 20]
+
+
+def test_prune_counts_no_checkpoint_of_a_step_that_the_run_is_not_at(tmp_path, save):
+    # 40 keeps its sizes and has lost its contents, so the run was resumed from 10.
+    for step in (10, 20, 40):
+        save(step, f2=step / 100)
+    prune(tmp_path, 1, Best(metric="f2", is_largest=True), last_step=20)
+    assert names(tmp_path) == ["best", "step_000020", "step_000040"]
+    assert (tmp_path / "checkpoints" / "best").readlink() == Path("step_000020")
+
+
+def test_checkpoint_that_was_put_elsewhere_keeps_its_files(tmp_path, save):
+    archive = tmp_path / "archive"
+    save(10).rename(archive)
+    checkpoint_directory(tmp_path, 10).symlink_to(archive)
+    save(20)
+    assert steps(tmp_path) == [10, 20]
+    prune(tmp_path, 1)
+    assert names(tmp_path) == ["step_000020"]
+    assert (archive / MANIFEST_FILE).is_file()
+
+
+def test_link_to_a_checkpoint_is_replaced_by_a_new_one_of_its_step(tmp_path, save):
+    directory = save(10)
+    directory.rename(tmp_path / "archive")
+    directory.symlink_to(tmp_path / "archive")
+    for _ in range(2):
+        write_files(partial_directory(directory))
+        publish(partial_directory(directory), directory)
+    assert names(tmp_path) == ["step_000010"]
+    assert (tmp_path / "archive" / MANIFEST_FILE).is_file()
+
+
+def test_file_with_the_name_of_a_checkpoint_is_left_alone(tmp_path, save):
+    save(20)
+    checkpoint_directory(tmp_path, 10).write_text("a note")
+    prune(tmp_path, 1)
+    assert names(tmp_path) == ["step_000010", "step_000020"]
 
 
 def test_prune_removes_what_killed_saves_left_up_to_the_newest_whole_step(tmp_path, save):
@@ -234,6 +286,14 @@ def test_among_equals_the_newest_is_the_best(tmp_path, save, is_largest, best):
         save(step, f2=f2)
     found = Best(metric="f2", is_largest=is_largest).of(list_checkpoints(tmp_path))
     assert found.manifest.step == best
+
+
+def test_what_could_not_be_measured_is_not_the_best(tmp_path, save):
+    for step, f2 in ((10, math.nan), (20, 0.5)):
+        save(step, f2=f2)
+    for is_largest in (True, False):
+        found = Best(metric="f2", is_largest=is_largest).of(list_checkpoints(tmp_path))
+        assert found.manifest.step == 20
 
 
 def test_nothing_is_best_where_nothing_was_measured(tmp_path, save):
