@@ -7,6 +7,7 @@ unknown key comes with the nearest known one.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -87,8 +88,19 @@ def parse_config(content: Mapping[str, Any], schema: type[_Config], *, origin: s
 
 
 def write_config(config: Section, path: Path) -> None:
-    """Write the resolved configuration, every default included, as JSON."""
-    path.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    """Write the resolved configuration, every default included, as JSON.
+
+    A crash leaves the earlier file, or none, never a part.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_yaml(text: str, *, origin: str) -> object:

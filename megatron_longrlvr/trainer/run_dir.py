@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ from megatron_longrlvr.config.rollout_server import RolloutServerConfig
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.observability.metric_log import METRICS_FILE
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
+
+# What a run leaves behind once it has been put together; `random` is what sft starts from.
+_TRACES = (METRICS_FILE, "checkpoints", "random")
+
+_log = logging.getLogger(__name__)
 
 # Settings that may differ between the starts of one run: where it lies, how long it goes on, what
 # it writes on the way, and by which way verdicts and samples come. Everything else is the run's
@@ -47,12 +54,29 @@ class RunDir:
 
     def is_finished(self, steps: int) -> bool:
         """Whether an earlier start got to ``steps``."""
-        finished = self.path / FINISHED_FILE
-        return finished.is_file() and json.loads(finished.read_text())["steps"] >= steps
+        return finished_steps(self.path) >= steps
 
     def mark_finished(self, steps: int) -> None:
         """Record that the run got to its last step."""
-        write_atomically(self.path / FINISHED_FILE, json.dumps({"steps": steps}) + "\n")
+        mark_finished(self.path, steps)
+
+
+def finished_steps(path: Path) -> int:
+    """Steps of the run that was finished in a directory; 0 where none was."""
+    finished = path / FINISHED_FILE
+    if not finished.is_file():
+        return 0
+    try:
+        return int(json.loads(finished.read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        # Going on from the last checkpoint costs little where the run is finished after all.
+        _log.warning("%s says nothing, so the run goes on: %r", finished, error)
+        return 0
+
+
+def mark_finished(path: Path, steps: int) -> None:
+    """Record that the run in a directory got to its last step."""
+    write_atomically(path / FINISHED_FILE, json.dumps({"steps": steps}) + "\n")
 
 
 def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
@@ -69,10 +93,11 @@ def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
     """
     existing = path / CONFIG_FILE
     is_new = not existing.is_file()
-    if not is_new:
-        differing = differing_keys(json.loads(existing.read_text()), config.model_dump(mode="json"))
+    if not is_new and _has_begun(path):
+        differing = differing_keys(_read_config(existing), config.model_dump(mode="json"))
         if differing:
-            shown = "; ".join(differing[:6])
+            more = [f"and {len(differing) - 6} more"] if len(differing) > 6 else []
+            shown = "; ".join([*differing[:6], *more])
             raise ConfigError(f"run.dir={path} holds another run: {shown}; choose another run.dir")
     if may_write:
         try:
@@ -81,6 +106,24 @@ def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
         except OSError as error:
             raise ConfigError(f"run.dir={path} cannot be written to: {error}") from error
     return RunDir(path=path, is_new=is_new)
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether something depends on the configuration: a start may have found it wrong at once."""
+    return any((path / name).exists() for name in _TRACES)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read, so nobody knows whose run lies there: {error}; put it back, "
+            "or choose another run.dir"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping, got {type(content).__name__}")
+    return content
 
 
 def fingerprint(config: Section) -> str:

@@ -219,6 +219,20 @@ def test_written_configuration_reads_back_equal_and_complete(tmp_path):
     assert content["layout"]["tp"] == 1, "defaults are written too"
 
 
+def test_writing_that_is_cut_short_leaves_the_earlier_configuration(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    write_config(train_config(), path)
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_config(train_config(**{"run.seed": 7}), path)
+    assert load(path) == train_config()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_parses_under_its_name(path):
     kind = yaml.safe_load(path.read_text())["kind"]

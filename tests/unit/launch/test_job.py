@@ -144,6 +144,7 @@ def test_directory_of_another_run_is_refused_before_a_job_waits(tmp_path, kind):
     here = tmp_path if kind == "train" else tmp_path / "001"
     earlier = plan(f"run.dir={here}", "optimizer.lr=0.5")
     claim_run_dir(earlier.configs[0], here, may_write=True)
+    (here / "checkpoints").mkdir()
     sweep = ("optimizer.eps=1e-8,1e-7",) if kind == "sweep" else ()
     message = rf"run.dir={here} holds another run: .*optimizer.lr: 0.5 -> 0.001"
     with pytest.raises(ConfigError, match=message):

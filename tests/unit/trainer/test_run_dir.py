@@ -27,6 +27,13 @@ def config(**changes) -> TrainConfig:
     return parse_config(content, TrainConfig, origin="test")
 
 
+def begin(path, settings):
+    """What a start leaves behind that has got as far as its first step."""
+    run_dir = claim_run_dir(settings, path, may_write=True)
+    (path / "metrics.jsonl").touch()
+    return run_dir
+
+
 def test_a_new_directory_gets_the_resolved_configuration(tmp_path):
     run_dir = claim_run_dir(config(), tmp_path / "run", may_write=True)
     assert run_dir.is_new
@@ -40,7 +47,7 @@ def parse_config_file(path):
 
 
 def test_the_same_configuration_finds_its_run_again(tmp_path):
-    claim_run_dir(config(), tmp_path, may_write=True).mark_finished(5)
+    begin(tmp_path, config()).mark_finished(5)
     again = claim_run_dir(config(), tmp_path, may_write=True)
     assert not again.is_new
     assert again.is_finished(5)
@@ -53,7 +60,7 @@ def test_the_same_configuration_finds_its_run_again(tmp_path):
     ids=["longer", "other-layout", "moved"],
 )
 def test_what_does_not_change_the_run_may_differ(tmp_path, changes):
-    claim_run_dir(config(), tmp_path, may_write=True)
+    begin(tmp_path, config())
     assert not claim_run_dir(config(**changes), tmp_path, may_write=True).is_new
     assert fingerprint(config(**changes)) == fingerprint(config())
 
@@ -64,7 +71,7 @@ def judge(**changes):
 
 
 def test_the_way_to_a_judge_may_change_and_the_judge_may_not(tmp_path):
-    claim_run_dir(config(**judge()), tmp_path, may_write=True)
+    begin(tmp_path, config(**judge()))
     moved = judge(endpoints=[{"url": "http://two"}], retry={"max_attempts": 9}, cache=None)
     assert not claim_run_dir(config(**moved), tmp_path, may_write=True).is_new
     with pytest.raises(ConfigError, match=r"rewards\.judge\.model: 'm' -> 'n'"):
@@ -75,7 +82,7 @@ def test_where_samples_come_from_may_change_and_what_weights_write_them_may_not(
     def served(**server):
         return config(rollout={"engine": "vllm_server", "server": server})
 
-    claim_run_dir(served(num_servers=2), tmp_path, may_write=True)
+    begin(tmp_path, served(num_servers=2))
     moved = served(urls=["http://two:8000"], max_attempts=9)
     assert not claim_run_dir(moved, tmp_path, may_write=True).is_new
     with pytest.raises(ConfigError, match=r"rollout\.server\.in_flight_updates: False -> True"):
@@ -83,11 +90,32 @@ def test_where_samples_come_from_may_change_and_what_weights_write_them_may_not(
 
 
 def test_another_run_is_refused_with_the_setting_that_differs(tmp_path):
-    claim_run_dir(config(), tmp_path, may_write=True)
+    begin(tmp_path, config())
     other = config(optimizer={"lr": 0.01})
     with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.001 -> 0\.01"):
         claim_run_dir(other, tmp_path, may_write=True)
     assert fingerprint(other) != fingerprint(config())
+
+
+def test_settings_that_kept_a_run_from_beginning_can_be_mended(tmp_path):
+    claim_run_dir(config(model={"path": "wrong"}), tmp_path, may_write=True)
+    claim_run_dir(config(), tmp_path, may_write=True)
+    assert parse_config_file(tmp_path / "config.json") == config()
+
+
+def test_so_many_settings_that_differ_are_counted(tmp_path):
+    begin(tmp_path, config())
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"; and \d\d+ more; choose another run\.dir"):
+        claim_run_dir(config(), tmp_path, may_write=True)
+
+
+@pytest.mark.parametrize("content", ["", '{"run": ', "[]"])
+def test_configuration_that_was_cut_short_is_named(tmp_path, content):
+    begin(tmp_path, config())
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json (cannot be read|must hold a mapping)"):
+        claim_run_dir(config(), tmp_path, may_write=True)
 
 
 def test_directory_that_cannot_be_written_to_is_refused(tmp_path):
