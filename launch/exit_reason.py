@@ -23,10 +23,11 @@ Exit codes of agents and job scripts:
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from megatron_longrlvr.errors import JudgeUnavailable
 from megatron_longrlvr.observability.files import write_atomically
@@ -70,6 +71,8 @@ EXIT_CODES = {
 }
 
 _PRECEDENCE = list(Cause)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +122,9 @@ class AttemptExit:
         )
 
 
+_Exit = TypeVar("_Exit", NodeExit, AttemptExit)
+
+
 def node_exit_path(attempt: Path, role: str, node: str) -> Path:
     """Where a node's agent says how it ended."""
     return attempt / f"exit-{role}-{node}.json"
@@ -133,10 +139,8 @@ def write_node_exit(attempt: Path, reason: NodeExit) -> None:
 
 def read_node_exits(attempt: Path) -> list[NodeExit]:
     """Reasons that are there so far, in no order."""
-    return [
-        NodeExit(**(content | {"cause": Cause(content["cause"])}))
-        for content in map(_read, sorted(attempt.glob("exit-*.json")))
-    ]
+    found = (_read(path, NodeExit) for path in sorted(attempt.glob("exit-*.json")))
+    return [reason for reason in found if reason is not None]
 
 
 def write_attempt_exit(attempt: Path, reason: AttemptExit) -> None:
@@ -148,10 +152,7 @@ def write_attempt_exit(attempt: Path, reason: AttemptExit) -> None:
 def read_attempt_exit(attempt: Path) -> AttemptExit | None:
     """The attempt's record; None where it still runs or was cut off with its first node."""
     path = attempt / EXIT_FILE
-    if not path.is_file():
-        return None
-    content = _read(path)
-    return AttemptExit(**(content | {"cause": Cause(content["cause"])}))
+    return _read(path, AttemptExit) if path.is_file() else None
 
 
 def primary(reasons: list[NodeExit]) -> NodeExit | None:
@@ -161,6 +162,11 @@ def primary(reasons: list[NodeExit]) -> NodeExit | None:
     return min(reasons, key=lambda reason: (_PRECEDENCE.index(reason.cause), reason.at))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+def _read(path: Path, kind: type[_Exit]) -> _Exit | None:
+    """A record; None, with a warning, where the file does not hold one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return kind(**(content | {"cause": Cause(content["cause"])}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _log.warning("passing over %s, which is not a record: %r", path, error)
+        return None

@@ -36,11 +36,23 @@ def script_of(base: Path) -> Path:
 
 
 def submitted_jobs(base: Path) -> list[str]:
-    """Ids of the jobs submitted for a run so far, oldest first."""
+    """Ids of the jobs submitted for a run so far, oldest first.
+
+    Raises:
+        ConfigError: A line tells of no job.
+    """
     path = base / "job" / SUBMITTED_FILE
     if not path.is_file():
         return []
-    return [json.loads(line)["job_id"] for line in path.read_text().splitlines()]
+    ids = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            ids.append(str(json.loads(line)["job_id"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{path}:{number} tells of no job: {error!r}; mend or remove that line"
+            ) from error
+    return ids
 
 
 def active_jobs(base: Path) -> list[JobState]:

@@ -9,6 +9,7 @@ same checkpoint.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +25,11 @@ from launch.exit_reason import (
 )
 from megatron_longrlvr.checkpoint.manifest import MANIFEST_FILE
 from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.trainer.run_dir import finished_steps
 
 BEGIN_FILE = "begin.json"
-FINISHED_FILE = "finished.json"
+
+_log = logging.getLogger(__name__)
 
 _NODE_LOSSES = frozenset({Cause.HUNG, Cause.KILLED, Cause.SERVER, Cause.LOST, Cause.UNFIT})
 
@@ -66,8 +69,7 @@ def checkpoint_step(run_dir: Path) -> int:
 
 def is_finished(run_dir: Path, steps: int) -> bool:
     """Whether the run has got to ``steps``."""
-    path = run_dir / FINISHED_FILE
-    return path.is_file() and bool(json.loads(path.read_text())["steps"] >= steps)
+    return finished_steps(run_dir) >= steps
 
 
 def write_begin(attempt: Path, begin: Begin) -> None:
@@ -81,11 +83,16 @@ def read_begin(attempt: Path) -> Begin:
 
 
 def list_attempts(run_dir: Path) -> list[Path]:
-    """Directories of the attempts so far, oldest first."""
-    begun = [
-        path.parent for path in run_dir.glob(f"*/{BEGIN_FILE}") if not path.parent.is_symlink()
-    ]
-    return sorted(begun, key=lambda attempt: read_begin(attempt).started)
+    """Directories of the attempts so far, oldest first; one without a readable record is none."""
+    begun = {}
+    for path in run_dir.glob(f"*/{BEGIN_FILE}"):
+        if path.parent.is_symlink():
+            continue
+        try:
+            begun[path.parent] = read_begin(path.parent).started
+        except (OSError, ValueError, TypeError) as error:
+            _log.warning("passing over %s, which is not a record: %r", path, error)
+    return sorted(begun, key=lambda attempt: begun[attempt])
 
 
 def refusal(run_dir: Path, begin: Begin, limits: Limits) -> str | None:

@@ -15,7 +15,6 @@ runs the command of one shard, as a task of a job, and notes in its directory th
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -26,11 +25,10 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from launch.requeue import FINISHED_FILE
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.trainer.run_dir import mark_finished
 
 STAGE_STEPS = 1
 """What a shard that ended well has got to, as ``launch.supervise`` counts."""
@@ -87,7 +85,7 @@ def run_shard(stage: DataStage, shard: int, folder: Path) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         code = process.wait()
     if code == 0:
-        write_atomically(folder / FINISHED_FILE, json.dumps({"steps": STAGE_STEPS}) + "\n")
+        mark_finished(folder, STAGE_STEPS)
     elif code < 0:
         # The agent tells a command that was killed from one that failed.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

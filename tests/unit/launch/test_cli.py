@@ -59,6 +59,13 @@ def test_resume_of_what_was_not_rendered_says_how(tmp_path, capsys):
     assert "`python -m launch render` writes it" in capsys.readouterr().err
 
 
+def test_list_of_jobs_that_was_cut_short_is_named_with_its_line(tmp_path, capsys):
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "submitted.jsonl").write_text('{"job_id": "7"}\n{"job_id": "')
+    assert main(["cancel", str(tmp_path)]) == 2
+    assert "job/submitted.jsonl:2 tells of no job" in capsys.readouterr().err
+
+
 def test_dry_run_renders_and_submits_nothing(tmp_path, capsys):
     run = ["tiny_cpu", f"run.dir={tmp_path}/run", "rollout.prompts_per_step=32"]
     arguments = ["submit", *run, "algorithm.updates_per_step=1", "--site", "example", "--dry-run"]

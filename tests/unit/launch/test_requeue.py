@@ -165,6 +165,20 @@ def test_attempts_are_listed_by_their_start_and_the_link_to_the_latest_is_none(t
     assert [folder.name for folder in list_attempts(tmp_path)] == ["7-2", "7-10"]
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"cause": "?"}'])
+def test_record_that_was_cut_short_stops_no_attempt(tmp_path, content):
+    for number in (1, 2, 3):
+        attempt(tmp_path, number, 5, is_requeued=False)
+    (tmp_path / "7-1" / "begin.json").write_text(content)
+    (tmp_path / "7-2" / "exit-train-n1.json").write_text(content)
+    (tmp_path / "7-3" / "exit.json").write_text(content)
+    (tmp_path / "finished.json").write_text(content)
+    assert [folder.name for folder in list_attempts(tmp_path)] == ["7-2", "7-3"]
+    assert refusal(tmp_path, begin(step=5), LIMITS) is None
+    assert concluded(tmp_path / "7-2", num_nodes=1).cause is Cause.LOST
+    assert not is_finished(tmp_path, 1)
+
+
 def test_only_checkpoints_with_a_manifest_count(tmp_path):
     assert checkpoint_step(tmp_path) == 0
     for name in ("step_000010", "step_000120", "step_000130.partial", "step_000140"):
