@@ -5,8 +5,11 @@ asked about the same commands in tests/slurm.
 """
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +67,34 @@ def test_every_planned_recipe_has_a_command_at_both_lengths():
         for plan in PLANS
     }
     assert planned - asked == set()
+
+
+# In place of srun: a step that ends well at once.
+SRUN = """#!/usr/bin/env bash
+while [[ $1 != --attempt ]]; do shift; done
+echo '{"role": "convert", "node": "n", "cause": "finished", "detail": "", "at": 0}' \
+  >"$2/exit-convert-n.json"
+"""
+
+
+def test_conversions_keep_apart_what_became_of_them(tmp_path):
+    # Else the fourth of four that run at the same time counts the others as its own failed starts.
+    for name in ("slurm", "launch", "megatron_longrlvr", "tools"):
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(SRUN)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    for job_id in ("7", "8"):
+        environment = {
+            **os.environ,
+            **{
+                "SLURM_JOB_ID": job_id,
+                "SLURM_JOB_NODELIST": "n",
+                "SLURM_SUBMIT_DIR": str(tmp_path),
+            },
+            **{"LONGRLVR_PYTHON": sys.executable, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+        }
+        command = ["bash", str(CHECKOUT / "slurm" / "convert.sbatch"), "to_hf", "a", "b"]
+        subprocess.run(command, env=environment, check=True)
+    begun = (tmp_path / "runs" / "convert").glob("*/*-0/begin.json")
+    assert sorted(path.parent.parent.name for path in begun) == ["7", "8"]
