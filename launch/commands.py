@@ -44,7 +44,11 @@ def check(parsed: argparse.Namespace) -> int:
 
 def submit(parsed: argparse.Namespace) -> int:
     """Render and queue."""
-    job, script = _render(parsed)
+    job, site = _plan(parsed)
+    if not parsed.dry_run:
+        # Before anything is written: the job that is there reads it when it is requeued.
+        queue.check_idle(job.base)
+    script = _write(parsed, job, site)
     if parsed.dry_run:
         _say(f"would submit {script}")
         return 0

@@ -68,14 +68,22 @@ def submit(base: Path) -> str:
         ConfigError: A job of this run runs or waits already; two would write over each other.
         RuntimeError: sbatch refused it.
     """
-    script = script_of(base)
+    check_idle(base)
+    return _queue(base, script_of(base), [])
+
+
+def check_idle(base: Path) -> None:
+    """Refuse a second job of a run.
+
+    Raises:
+        ConfigError: One runs or waits already.
+    """
     active = active_jobs(base)
     if active:
         raise ConfigError(
             f"job {active[0].job_id} of {base} is {active[0].state.lower()} already; "
             "`chain` queues jobs behind it, `cancel` ends it"
         )
-    return _queue(base, script, [])
 
 
 def chain(base: Path, count: int) -> list[str]:

@@ -63,21 +63,15 @@ def job_state(job_id: str) -> JobState:
         RuntimeError: The controller does not answer.
     """
     try:
-        # The first line is the job itself; the others its further array tasks or components.
-        fields = _fields(_run(["scontrol", "-o", "show", "job", job_id]).partition("\n")[0])
+        shown = _run(["scontrol", "-o", "show", "job", job_id]).strip().split("\n")
     except RuntimeError as error:
         if "Invalid job id" not in str(error):
             raise
         return _accounted_state(job_id)
-    return JobState(
-        job_id=job_id,
-        state=fields["JobState"],
-        reason=fields["Reason"],
-        nodes=_given(fields.get("NodeList", "")),
-        restarts=int(fields["Restarts"]),
-        run_time=fields["RunTime"],
-        exit_code=fields["ExitCode"],
-    )
+    # The first line is the job itself, the others its further components or array tasks. That of an
+    # array is the task that was started last, and says nothing of those that run on.
+    states = [_shown_state(job_id, _fields(line)) for line in shown]
+    return next((state for state in states if not state.has_ended), states[0])
 
 
 def cancel(job_ids: Sequence[str]) -> None:
@@ -90,6 +84,18 @@ def attach_command(job_id: str, node: str | None) -> list[str]:
     where = [f"--nodelist={node}"] if node else []
     alone = ["--overlap", "--nodes=1", "--ntasks=1"]
     return ["srun", f"--jobid={job_id}", *alone, *where, "--pty", "bash", "-i"]
+
+
+def _shown_state(job_id: str, fields: dict[str, str]) -> JobState:
+    return JobState(
+        job_id=job_id,
+        state=fields["JobState"],
+        reason=fields["Reason"],
+        nodes=_given(fields.get("NodeList", "")),
+        restarts=int(fields["Restarts"]),
+        run_time=fields["RunTime"],
+        exit_code=fields["ExitCode"],
+    )
 
 
 def _accounted_state(job_id: str) -> JobState:
