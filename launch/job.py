@@ -104,10 +104,10 @@ def plan_job(request: JobRequest, site: Site) -> Job:
     Raises:
         ConfigError: Names the key of the recipe or of the profile.
     """
-    nodes = request.nodes or site.nodes
+    nodes = site.nodes if request.nodes is None else request.nodes
     if nodes < 1:
         raise ConfigError(f"nodes={nodes} must be at least 1")
-    time = request.time or site.time
+    time = site.time if request.time is None else request.time
     if seconds_of(time) <= site.supervision.warning_s:
         raise ConfigError(
             f"time={time} leaves nothing before the warning that comes "
@@ -141,9 +141,18 @@ def run_dir_of(config: TrainConfig) -> Path:
         ConfigError: It holds white space or quotes.
     """
     path = Path(config.run.dir).absolute()
-    if re.search(r"[^A-Za-z0-9_./=+@,-]", str(path)):
-        raise ConfigError(f"run.dir={str(path)!r} may hold letters, digits and _./=+@,- only")
+    check_plain(path, named="run.dir")
     return path
+
+
+def check_plain(path: Path, *, named: str) -> None:
+    """Refuse a path that a job script, or sbatch's own options, would have to quote.
+
+    Raises:
+        ConfigError: It holds white space, quotes or the like.
+    """
+    if re.search(r"[^A-Za-z0-9_./=+@,-]", str(path)):
+        raise ConfigError(f"{named}={str(path)!r} may hold letters, digits and _./=+@,- only")
 
 
 def _load(request: JobRequest, size: _Size, extra: Sequence[str] = ()) -> TrainConfig:
@@ -262,10 +271,12 @@ def _plan_data(request: JobRequest, size: _Size) -> Job:
     if request.nodes not in {None, 1}:
         raise ConfigError(f"--nodes {request.nodes}: a shard runs on one node; use more shards")
     sized = asdict(size) | {"nodes": 1, "processes": 1}
+    base = Path(stage.dir).absolute()
+    check_plain(base, named="dir")
     return Job(
         kind="data",
         name=stage.name,
-        base=Path(stage.dir).absolute(),
+        base=base,
         **sized,
         stage=stage,
         steps=STAGE_STEPS,

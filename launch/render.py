@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from launch.job import CHECKOUT, Job
+from launch.job import CHECKOUT, Job, check_plain
 from launch.site import (
     ApptainerContainer,
     NodeSection,
@@ -52,7 +52,11 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
         site: Where.
         command: What was typed, for the script's head.
         workdir: Relative paths of the recipe start here.
+
+    Raises:
+        ConfigError: The path of ``workdir`` would have to be quoted.
     """
+    check_plain(workdir, named="the working directory")
     environment = Environment(
         loader=FileSystemLoader(_SLURM / "templates"),
         undefined=StrictUndefined,
@@ -65,7 +69,8 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
     template = f"{sort if sort in _OWN_TEMPLATE else 'job'}.sbatch.j2"
     return environment.get_template(template).render(
         title=_TITLES[sort],
-        command=shlex.join(command),
+        # A line break in a value must not end the comment, and with it sbatch's search for options.
+        command=shlex.join(command).replace("\n", "\n# "),
         directives=_directives(job, site, workdir),
         folder=str(job.folder),
         base=str(job.base),
@@ -88,6 +93,7 @@ def render_script(job: Job, site: Site, *, command: Sequence[str], workdir: Path
 def write_job(job: Job, site: Site, *, command: Sequence[str], workdir: Path) -> Path:
     """Write everything that ``sbatch`` needs; returns the script's path."""
     script = job.folder / SCRIPT_FILE
+    text = render_script(job, site, command=command, workdir=workdir)
     job.folder.mkdir(parents=True, exist_ok=True)
     if job.kind == "sweep":
         (job.folder / "recipes").mkdir(exist_ok=True)
@@ -100,7 +106,7 @@ def write_job(job: Job, site: Site, *, command: Sequence[str], workdir: Path) ->
     write_atomically(job.folder / "lib.sh", (_SLURM / "lib.sh").read_text(encoding="utf-8"))
     record = {"name": job.name, "kind": job.kind, "steps": job.steps, "site": site.name}
     write_atomically(job.folder / JOB_FILE, json.dumps(record, indent=2) + "\n")
-    write_atomically(script, render_script(job, site, command=command, workdir=workdir))
+    write_atomically(script, text)
     return script
 
 

@@ -10,16 +10,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from megatron_longrlvr.config.load import parse_config
+from megatron_longrlvr.config.load import parse_config, read_sections
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
 
 SITES = Path(__file__).parent.parent / "slurm" / "sites"
 
-TimeLimit = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")]
+
+def _refuse_number(value: object) -> object:
+    if isinstance(value, int):
+        raise ValueError("must be in quotes, for YAML takes 12:00:00 for a number of seconds")
+    return value
+
+
+TimeLimit = Annotated[
+    str, BeforeValidator(_refuse_number), Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+]
 """``HH:MM:SS`` or ``D-HH:MM:SS``."""
 
 # One word of a job script: nothing that a shell or sbatch would read as more than that.
@@ -237,13 +245,7 @@ def load_site(name: str) -> Site:
         ConfigError: Names the file and the key.
     """
     path = find_site(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping, got {type(content).__name__}")
-    return parse_config(content, Site, origin=str(path))
+    return parse_config(read_sections(path), Site, origin=str(path))
 
 
 def seconds_of(limit: str) -> int:

@@ -72,10 +72,23 @@ def load_config(name: str, overrides: Sequence[str], schema: type[_Config]) -> _
         ConfigError: Names the key and what it may hold.
     """
     path = find_recipe(name)
-    content = _read_yaml(path.read_text(), origin=str(path))
+    return parse_config(_resolve(read_sections(path), overrides), schema, origin=str(path))
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: It cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    content = _read_yaml(text, origin=str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(content).__name__}")
-    return parse_config(_resolve(content, overrides), schema, origin=str(path))
+    return content
 
 
 def parse_config(content: Mapping[str, Any], schema: type[_Config], *, origin: str) -> _Config:

@@ -69,6 +69,8 @@ def test_servers_that_weights_are_broadcast_to_need_no_shared_folder():
         pytest.param(["run.dir='a b'"], {}, "run.dir=.*may hold letters", id="space"),
         pytest.param([], {"time": "00:05:00"}, "warning_s=300", id="shorter-than-warning"),
         pytest.param([], {"time": "5"}, "time='5' must read", id="time"),
+        pytest.param([], {"time": ""}, "time='' must read", id="no-time"),
+        pytest.param([], {"nodes": 0}, "nodes=0 must be at least 1", id="no-nodes"),
         pytest.param([], {"kind": "sweep"}, "--vary key=a,b,c", id="sweep-of-nothing"),
         pytest.param([], {"sweep": ("a=1",)}, "no other job has it", id="vary-without-sweep"),
         pytest.param(

@@ -16,6 +16,7 @@ from launch.site import Site
 from launch.stage import DataStage
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
+from megatron_longrlvr.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SCRIPTS = sorted([*(CHECKOUT / "slurm").glob("*.sh"), *(CHECKOUT / "slurm").glob("*.sbatch")])
@@ -153,6 +154,27 @@ def test_value_of_a_variable_reaches_the_shell_as_it_is(tmp_path):
         ["bash", "-c", f'{line}; echo "$GREETING"'], capture_output=True, text=True, check=True
     )
     assert shown.stdout == "it's $HOME\n"
+
+
+def test_value_of_several_lines_stays_in_the_comment():
+    job, site = job_and_site("evaluate")
+    text = render_script(job, site, command=["launch", "a=[b,\nc]"], workdir=Path("/here"))
+    before = text.partition("set -euo pipefail")[0]
+    assert all(line.startswith("#") for line in before.splitlines())
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "data"])
+def test_working_directory_that_sbatch_would_cut_is_refused(tmp_path, kind, monkeypatch):
+    here = tmp_path / "my work"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "stage.yaml").write_text(STAGE.replace("/lustre/data", "data"))
+    with pytest.raises(ConfigError, match=r"'.*/my work.*' may hold letters, digits"):
+        write_job(
+            *job_and_site(kind, tmp_path / "run", stage="stage.yaml"), command=["l"], workdir=here
+        )
+    assert [path.name for path in here.iterdir()] == ["stage.yaml"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_stage_is_kept_beside_its_script(tmp_path):

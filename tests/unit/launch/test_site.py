@@ -38,6 +38,7 @@ def load_site_of(**node):
         pytest.param({"node": {"gpu": 8}}, "'node.gpu'; did you mean 'node.gpus'", id="inner-key"),
         pytest.param({"nodes": "2"}, "nodes='2'", id="type"),
         pytest.param({"time": "4h"}, "time='4h'", id="time"),
+        pytest.param({"time": 43200}, "time=43200: Value error, must be in quotes", id="seconds"),
         pytest.param({"account": "a; rm -rf /"}, "account='a; rm -rf /'", id="not-a-word"),
         pytest.param({"env": {"A B": "1"}}, "env", id="variable-name"),
         pytest.param({"container": {"kind": "docker"}}, "container.kind='docker'", id="container"),
@@ -55,6 +56,23 @@ def test_what_is_wrong_is_named_with_its_file_and_key(tmp_path, content, message
         load_site(path)
     assert message in str(caught.value)
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"name: a\nnodes: 1\nnodes: 4\n", "'nodes' stands here twice", id="twice"),
+        pytest.param(b"\xff\xfename: a", "cannot be read: 'utf-8' codec", id="no-text"),
+        pytest.param(b"", "must hold a mapping of sections, got NoneType", id="empty"),
+    ],
+)
+def test_profile_is_read_as_a_recipe_is(tmp_path, content, message):
+    path = tmp_path / "site.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_site(str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 def test_unknown_profile_lists_the_known_ones():
