@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.rank import STACKS_SIGNAL
+from launch.rank import AGENT_VARIABLE, STACKS_SIGNAL
 from launch.rendezvous import MeetingPoint, Place
 from megatron_longrlvr.observability.heartbeat import HEARTBEAT_VARIABLE
 
@@ -82,7 +82,12 @@ def start_ranks(
         heartbeat.touch()
         process = subprocess.Popen(
             [sys.executable, "-m", "launch.rank", *command],
-            env={**os.environ, **environment, HEARTBEAT_VARIABLE: str(heartbeat)},
+            env={
+                **os.environ,
+                **environment,
+                HEARTBEAT_VARIABLE: str(heartbeat),
+                AGENT_VARIABLE: str(os.getpid()),
+            },
             # A group of its own: what the rank has started is killed with it, and Ctrl-C comes
             # to it once, from the agent.
             start_new_session=True,

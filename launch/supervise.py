@@ -20,11 +20,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch import slurm
 from launch.exit_reason import (
     REQUEUE_EXIT_CODE,
     AttemptExit,
     Cause,
     NodeExit,
+    read_attempt_exit,
     write_attempt_exit,
     write_node_exit,
 )
@@ -34,6 +36,7 @@ from launch.requeue import (
     checkpoint_step,
     conclude,
     is_finished,
+    list_attempts,
     read_begin,
     refusal,
     write_begin,
@@ -55,7 +58,8 @@ def _begin(parsed: argparse.Namespace) -> int:
         checkpoint_step=checkpoint_step(parsed.run_dir),
         started=time.time(),
     )
-    problem = refusal(parsed.run_dir, begin, _limits(parsed))
+    problem = _other_job(parsed.run_dir, begin.job_id)
+    problem = problem or refusal(parsed.run_dir, begin, _limits(parsed))
     write_begin(parsed.attempt, begin)
     if problem is None:
         _log.info("restart %d, from step %d", begin.restarts, begin.checkpoint_step)
@@ -64,6 +68,19 @@ def _begin(parsed: argparse.Namespace) -> int:
     write_attempt_exit(parsed.attempt, refused)
     _log.error("not started: %s", problem)
     return refused.exit_code
+
+
+def _other_job(run_dir: Path, own: str) -> str | None:
+    """Says which other job runs in this directory; two would write over each other."""
+    attempts = [one for one in list_attempts(run_dir) if read_attempt_exit(one) is None]
+    for job_id in sorted({read_begin(one).job_id for one in attempts} - {own, "0"}):
+        try:
+            is_running = slurm.job_state(job_id).state == "RUNNING"
+        except RuntimeError:  # no Slurm in this container, or it is down
+            continue
+        if is_running:
+            return f"job {job_id} runs in {run_dir} and has not ended"
+    return None
 
 
 def _conclude(parsed: argparse.Namespace) -> int:

@@ -127,7 +127,8 @@ def is_stop_asked(run: TrainingRun, stop: StopRequest) -> bool:
 def say_stopped(run: TrainingRun, step: int) -> None:
     """Tell that the run ends early, once its checkpoint is complete; every rank calls this."""
     run.saver.finish()
-    run.journal.say(f"stopped after step {step}, as asked; the same command goes on")
+    then = "goes on" if run.trainer.save_every else "starts anew, for trainer.save_every=0"
+    run.journal.say(f"stopped after step {step}, as asked; the same command {then}")
 
 
 def _workload(run: TrainingRun) -> Workload:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +28,10 @@ FINISHED_FILE = "finished.json"
 
 # What a run leaves behind once it has been put together; `random` is what sft starts from.
 _TRACES = (METRICS_FILE, "checkpoints", "random")
+
+# The ranks of a run that was killed may need a moment to end.
+_HOLD_WAIT_S = 10.0
+_HOLD_POLL_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +135,43 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping, got {type(content).__name__}")
     return content
+
+
+@contextmanager
+def hold_run_dir(path: Path, *, wait_s: float = _HOLD_WAIT_S) -> Iterator[None]:
+    """Keep other processes of this machine from a run's directory for the length of the block.
+
+    The lock lies on the machine's own disk, where it ends with its process: one on a shared file
+    system may outlive a lost node, and with it keep the run from going on elsewhere.
+
+    Args:
+        path: The directory; need not exist.
+        wait_s: For a process that is about to end.
+
+    Raises:
+        ConfigError: Another process of this machine has the directory.
+    """
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"longrlvr-{os.getuid()}-run-{digest}"
+    # Not flock: a child that outlives its parent for a moment would keep it.
+    with lock.open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise ConfigError(
+                        f"run.dir={path} is in use by process {file.read().strip()} of this "
+                        "machine; wait for its end, or choose another run.dir"
+                    ) from None
+            time.sleep(_HOLD_POLL_S)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def fingerprint(config: Section) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -24,7 +24,7 @@ from megatron_longrlvr.trainer.assembly import assemble
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.loop import TrainingRun, train
 from megatron_longrlvr.trainer.model_folder import model_folder
-from megatron_longrlvr.trainer.run_dir import RunDir, claim_run_dir
+from megatron_longrlvr.trainer.run_dir import RunDir, claim_run_dir, hold_run_dir
 
 STOPPED_EXIT_CODE = 130
 
@@ -52,8 +52,9 @@ def run_training(config: TrainConfig) -> int:
     check_train_config(config, world_size=world_size)
     layout = ParallelLayout.from_config(config.layout, world_size)
     stop = StopRequest()
-    with process_groups(layout, seed=config.run.seed) as groups:
-        run_dir = share_run_dir(config, Path(config.run.dir), groups)
+    path = Path(config.run.dir)
+    with process_groups(layout, seed=config.run.seed) as groups, held_run_dir(path, groups):
+        run_dir = share_run_dir(config, path, groups)
         if run_dir.is_finished(config.trainer.steps):
             if groups.rank == 0:
                 _announce(f"{run_dir.path} is already finished: {config.trainer.steps} steps")
@@ -91,6 +92,14 @@ def training_loop(
 
         return aligner_loop.train
     return train
+
+
+@contextmanager
+def held_run_dir(path: Path, groups: ProcessGroups) -> Iterator[None]:
+    """Keep other runs of this machine from a directory; the refusal of one rank reaches all."""
+    with ExitStack() as stack:
+        on_first_rank(lambda: stack.enter_context(hold_run_dir(path)), groups)
+        yield
 
 
 def share_run_dir(config: Section, path: Path, groups: ProcessGroups) -> RunDir:

@@ -20,6 +20,7 @@ from megatron_longrlvr.model.learner import Learner, LearnerSettings
 from megatron_longrlvr.model.policy import load_policy
 from megatron_longrlvr.model.spec import read_model_spec, spec_from_new
 from megatron_longrlvr.observability.step_metrics import update_metrics
+from megatron_longrlvr.parallel.collectives import all_ranks_agree
 from megatron_longrlvr.parallel.groups import ProcessGroups, launched_world_size
 from megatron_longrlvr.parallel.layout import ParallelLayout
 from megatron_longrlvr.rewards.scorer import RewardScorer
@@ -31,7 +32,12 @@ from megatron_longrlvr.trainer.journal import open_journal, silent_journal
 from megatron_longrlvr.trainer.model_folder import model_folder
 from megatron_longrlvr.trainer.run_dir import RunDir
 from megatron_longrlvr.trainer.schedule import Every
-from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, process_groups, share_run_dir
+from megatron_longrlvr.trainer.session import (
+    STOPPED_EXIT_CODE,
+    held_run_dir,
+    process_groups,
+    share_run_dir,
+)
 
 # At most so many steps between two lines on the display.
 _SHOW_EVERY = 50
@@ -45,8 +51,9 @@ def run_sft(config: SftRunConfig) -> int:
     """
     layout = ParallelLayout.from_config(config.layout, launched_world_size())
     stop = StopRequest()
-    with process_groups(layout, seed=config.run.seed) as groups:
-        run_dir = share_run_dir(config, Path(config.run.dir), groups)
+    path = Path(config.run.dir)
+    with process_groups(layout, seed=config.run.seed) as groups, held_run_dir(path, groups):
+        run_dir = share_run_dir(config, path, groups)
         folder = _starting_folder(config, run_dir, groups)
         tokenizer = load_tokenizer(folder)
         demonstrations = Demonstrations(
@@ -77,7 +84,8 @@ def run_sft(config: SftRunConfig) -> int:
                 if Every(config.export_every).is_due(packed.step):
                     step_folder = run_dir.path / f"hf_{packed.step:06d}"
                     export_policy(learner.policy, step_folder, tokenizer_folder=folder)
-                if stop.signal_name is not None:
+                # A signal reaches the ranks at different moments; they stop after the same step.
+                if not all_ranks_agree(stop.signal_name is None, groups.world):
                     return STOPPED_EXIT_CODE
             for temperature in (1.0, 0.0):
                 evaluator = _build_evaluator(config, learner, tokenizer, temperature)

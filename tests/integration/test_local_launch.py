@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,35 @@ def test_killed_rank_is_started_again_up_to_the_cap(tmp_path):
 def test_other_ranks_may_finish_what_they_write_and_no_more(tmp_path):
     assert run_program(tmp_path, "finishes") == 74
     assert (tmp_path / "saved").read_text() == "whole"
+
+
+AGENT = """
+import sys
+from pathlib import Path
+from tests.integration.test_local_launch import run_program
+run_program(Path(sys.argv[1]), "names_itself")
+"""
+
+
+def test_ranks_end_with_the_agent_that_was_killed(tmp_path):
+    agent = subprocess.Popen([sys.executable, "-c", AGENT, str(tmp_path)], cwd=ROOT)
+    wait_until(lambda: len(list(tmp_path.glob("rank-*"))) == 2)
+    agent.kill()
+    agent.wait()
+    ranks = [int(path.read_text()) for path in tmp_path.glob("rank-*")]
+    wait_until(lambda: not any(is_alive(rank) for rank in ranks))
+
+
+def wait_until(condition, limit_s=300):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_alive(process):
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 def test_hung_ranks_show_their_stacks_and_are_killed(tmp_path, capfd):

@@ -1,11 +1,14 @@
 """A run directory belongs to one configuration, and says which setting differs."""
 
+import subprocess
+import sys
+
 import pytest
 
 from megatron_longrlvr.config.load import parse_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
-from megatron_longrlvr.trainer.run_dir import claim_run_dir, fingerprint
+from megatron_longrlvr.trainer.run_dir import claim_run_dir, fingerprint, hold_run_dir
 
 CONTENT = {
     "kind": "train",
@@ -116,6 +119,35 @@ def test_configuration_that_was_cut_short_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"config\.json (cannot be read|must hold a mapping)"):
         claim_run_dir(config(), tmp_path, may_write=True)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from megatron_longrlvr.trainer.run_dir import hold_run_dir
+with hold_run_dir(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_second_process_is_kept_from_a_run_until_the_first_has_ended(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(ConfigError, match=f"/link/run is in use by process {holder.pid} of"):
+            hold_run_dir(tmp_path / "link" / "run", wait_s=0).__enter__()
+        with hold_run_dir(tmp_path / "other", wait_s=0):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    for _ in range(2):
+        with hold_run_dir(tmp_path / "run", wait_s=0):
+            pass
 
 
 def test_directory_that_cannot_be_written_to_is_refused(tmp_path):
