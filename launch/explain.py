@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch import slurm
 from launch.exit_reason import read_attempt_exit, read_node_exits
-from launch.requeue import checkpoint_step, list_attempts, read_begin
+from launch.requeue import checkpoint_step, list_attempts, list_tasks, read_begin
 from launch.slurm import JobState
 
 _TAIL_LINES = 15
@@ -29,7 +29,9 @@ def explain_run(base: Path) -> Iterator[str]:
     """Lines for a person about the last attempt below ``base``."""
     attempts = list_attempts(base)
     if not attempts:
-        yield f"{base}: no attempt has started"
+        yield from map(_explain_task, list_tasks(base))
+        if not list_tasks(base):
+            yield f"{base}: no attempt has started"
         return
     attempt = attempts[-1]
     begin = read_begin(attempt)
@@ -53,6 +55,16 @@ def explain_run(base: Path) -> Iterator[str]:
         yield f"node      {reason.node}: {reason.cause.value}, {reason.detail}"
     node = ended.node if ended is not None else ""
     yield from _tails(attempt, node)
+
+
+def _explain_task(task: Path) -> str:
+    """One line about a task of an array; its folder can be explained by itself."""
+    attempts = list_attempts(task)
+    ended = read_attempt_exit(attempts[-1]) if attempts else None
+    if ended is None:
+        return f"task      {task}: left no record: it is still running, or was killed"
+    where = f" on {ended.node}" if ended.node else ""
+    return f"task      {task}: {ended.cause.value}{where}: {ended.detail}; {ended.next_step}"
 
 
 def log_files(attempt: Path) -> list[Path]:

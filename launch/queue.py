@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -27,11 +28,16 @@ def script_of(base: Path) -> Path:
     """The rendered script.
 
     Raises:
-        ConfigError: Nothing was rendered here.
+        ConfigError: Nothing was rendered here, or for another place.
     """
     script = base / "job" / SCRIPT_FILE
     if not script.is_file():
         raise ConfigError(f"{script} does not exist; `python -m launch render` writes it")
+    source = re.search(r"^source '?([^'\n]+)'?/lib\.sh$", script.read_text(), re.MULTILINE)
+    if source is not None and Path(source[1]).resolve() != script.parent.resolve():
+        raise ConfigError(
+            f"{script} was written for {source[1]}; `python -m launch render` writes it anew"
+        )
     return script
 
 

@@ -95,6 +95,11 @@ def list_attempts(run_dir: Path) -> list[Path]:
     return sorted(begun, key=lambda attempt: begun[attempt])
 
 
+def list_tasks(base: Path) -> list[Path]:
+    """Folders of an array's tasks that have started; none for a single job."""
+    return sorted({path.parents[1] for path in base.glob(f"[0-9]*/*/{BEGIN_FILE}")})
+
+
 def refusal(run_dir: Path, begin: Begin, limits: Limits) -> str | None:
     """Why an attempt must not start; None where it may."""
     if begin.restarts > limits.max_restarts:
