@@ -7,6 +7,8 @@ resumed run goes on where the saved one stood, whatever its layout.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
@@ -29,6 +31,10 @@ class PromptSource(Protocol):
 
     def restore(self, cursor: int) -> None:
         """Continue after ``cursor`` dealt prompts."""
+        ...
+
+    def digest(self) -> str:
+        """Another one for other prompts; empty where the recipe alone decides what they are."""
         ...
 
 
@@ -57,6 +63,9 @@ class CountedPrompts(ABC):
             raise ValueError(f"a prompt source cannot continue after {cursor} prompts")
         self._cursor = cursor
 
+    def digest(self) -> str:
+        return ""
+
 
 class FilePromptSource(CountedPrompts):
     """Deals loaded prompts, epoch after epoch without end.
@@ -77,6 +86,15 @@ class FilePromptSource(CountedPrompts):
 
     def prompt_at(self, place: int) -> Prompt:
         return self._prompts[self._index_at(place)]
+
+    def digest(self) -> str:
+        found = hashlib.sha256()
+        for one in self._prompts:
+            paid = [sorted(one.evidence_chunk_ids), list(one.reference_answers)]
+            # The text is long and goes in as it is.
+            found.update(json.dumps([one.prompt_id, len(one.text), *paid]).encode())
+            found.update(one.text.encode("utf-8", "surrogatepass"))
+        return found.hexdigest()
 
     def _index_at(self, place: int) -> int:
         epoch, offset = divmod(place, len(self._prompts))

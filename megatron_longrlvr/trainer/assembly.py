@@ -45,7 +45,7 @@ from megatron_longrlvr.trainer.loop import EVAL_DUE, TrainingRun
 from megatron_longrlvr.trainer.mismatch_evidence import Witness, examine
 from megatron_longrlvr.trainer.mismatch_guard import MismatchGuard
 from megatron_longrlvr.trainer.model_folder import model_folder
-from megatron_longrlvr.trainer.run_dir import RunDir, fingerprint
+from megatron_longrlvr.trainer.run_dir import RunDir, check_prompts, fingerprint
 from megatron_longrlvr.trainer.sampling import DataShare, PromptDraw, Sampler, SamplesOnDemand
 from megatron_longrlvr.trainer.saving import Saver
 from megatron_longrlvr.trainer.step import StepParts
@@ -103,10 +103,11 @@ def assemble(
         allow_unreachable_evidence=config.data.allow_unreachable_evidence,
         seed=config.run.seed,
     )
-    first_step, is_eval_due = 0, True
+    first_step, is_eval_due, digest = 0, True, source.digest()
     checkpoint = find_intact(run_dir.path, groups)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint.directory, learner, critic=critic)
+        check_prompts(state, digest, checkpoint=checkpoint.directory)
         source.restore(state.prompt_cursor)
         first_step, is_eval_due = state.step, EVAL_DUE in state.extra
     if critic is not None:
@@ -145,6 +146,7 @@ def assemble(
         journal=journal,
         first_step=first_step,
         is_eval_due=is_eval_due,
+        prompts_digest=digest,
         saver=Saver(
             run_dir.path, learner, config.trainer, critic=critic, fingerprint=fingerprint(config)
         ),

@@ -19,7 +19,7 @@ from megatron_longrlvr.trainer.diagnostics import Diagnostics
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.journal import Journal
 from megatron_longrlvr.trainer.report_step import save_heldout, save_samples, step_metrics
-from megatron_longrlvr.trainer.run_dir import RunDir
+from megatron_longrlvr.trainer.run_dir import PROMPTS_DIGEST, RunDir
 from megatron_longrlvr.trainer.saving import Saver
 from megatron_longrlvr.trainer.schedule import Every
 from megatron_longrlvr.trainer.step import StepOutcome, StepParts, run_step
@@ -46,6 +46,9 @@ class TrainingRun:
 
     is_eval_due: bool
     """Whether the policy after ``first_step`` is still to be measured."""
+
+    prompts_digest: str
+    """Of the training prompts; empty where the recipe alone decides what they are."""
 
     saver: Saver
 
@@ -204,12 +207,13 @@ def save(
     """
     learner, critic = run.parts.learner, run.parts.critic
     sampler = run.parts.collector.sampler
+    known = {PROMPTS_DIGEST: run.prompts_digest} if run.prompts_digest else {}
     state = RunState(
         step=step,
         policy_version=learner.version,
         critic_version=0 if critic is None else critic.version,
         prompt_cursor=sampler.cursor() if prompt_cursor is None else prompt_cursor,
-        extra=extra or {},
+        extra={**known, **(extra or {})},
     )
     if prompt_cursor is None:
         run.saver.save(state, sampler.unused)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrlvr.checkpoint import manifest
+from megatron_longrlvr.checkpoint.run_state import RunState
 from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.config.rollout_server import RolloutServerConfig
 from megatron_longrlvr.config.section import Section
@@ -25,6 +26,9 @@ from megatron_longrlvr.observability.metric_log import METRICS_FILE
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
+
+PROMPTS_DIGEST = "prompts_digest"
+"""Key of a run state: which prompts the run has."""
 
 # What a run leaves behind once it has been put together; `random` is what sft starts from.
 _TRACES = (METRICS_FILE, "checkpoints", "random")
@@ -117,6 +121,25 @@ def claim_run_dir(config: Section, path: Path, *, may_write: bool) -> RunDir:
         except OSError as error:
             raise ConfigError(f"run.dir={path} cannot be written to: {error}") from error
     return RunDir(path=path, is_new=is_new)
+
+
+def check_prompts(saved: RunState, digest: str, *, checkpoint: Path) -> None:
+    """Refuse to go on with other prompts than the run has had.
+
+    Args:
+        saved: Of the checkpoint.
+        digest: Of the prompts there are now.
+        checkpoint: For the message.
+
+    Raises:
+        ConfigError: The files have changed.
+    """
+    before = saved.extra.get(PROMPTS_DIGEST, digest)  # checkpoints of old do not tell
+    if before != digest:
+        raise ConfigError(
+            f"data.train.paths hold other prompts than when {checkpoint} was saved; put the files "
+            "back, or choose another run.dir"
+        )
 
 
 def _has_begun(path: Path) -> bool:

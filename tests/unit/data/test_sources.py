@@ -1,6 +1,7 @@
 """Dealing prompts: every epoch deals each prompt once; a position is the whole state."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -28,6 +29,27 @@ def make_prompts(count):
 
 def ids(prompts):
     return [int(prompt.prompt_id) for prompt in prompts]
+
+
+def test_other_prompts_have_another_digest():
+    prompts = make_prompts(2)
+    changed = [
+        prompts[::-1],
+        prompts[:1],
+        *(
+            (replace(prompts[0], **change), prompts[1])
+            for change in (
+                {"text": "Who?"},
+                {"reference_answers": ("nobody",)},
+                {"evidence_chunk_ids": frozenset({3})},
+            )
+        ),
+    ]
+    digests = {FilePromptSource(one, seed=0).digest() for one in (prompts, *changed)}
+    assert len(digests) == 6
+    again = FilePromptSource(make_prompts(2), seed=7)
+    again.draw(3)
+    assert again.digest() == FilePromptSource(prompts, seed=0).digest()
 
 
 def test_unshuffled_prompts_come_in_file_order_epoch_after_epoch():

@@ -5,10 +5,16 @@ import sys
 
 import pytest
 
+from megatron_longrlvr.checkpoint.run_state import RunState
 from megatron_longrlvr.config.load import parse_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
-from megatron_longrlvr.trainer.run_dir import claim_run_dir, fingerprint, hold_run_dir
+from megatron_longrlvr.trainer.run_dir import (
+    check_prompts,
+    claim_run_dir,
+    fingerprint,
+    hold_run_dir,
+)
 
 CONTENT = {
     "kind": "train",
@@ -119,6 +125,21 @@ def test_configuration_that_was_cut_short_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"config\.json (cannot be read|must hold a mapping)"):
         claim_run_dir(config(), tmp_path, may_write=True)
+
+
+@pytest.mark.parametrize("extra", [{}, {"prompts_digest": "a"}], ids=["of-old", "the-same"])
+def test_run_goes_on_with_its_prompts(extra, tmp_path):
+    check_prompts(state(**extra), "a", checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("now", ["b", ""], ids=["other-files", "none"])
+def test_run_does_not_go_on_with_other_prompts(now, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.train\.paths hold other prompts than when"):
+        check_prompts(state(prompts_digest="a"), now, checkpoint=tmp_path)
+
+
+def state(**extra):
+    return RunState(step=1, policy_version=1, prompt_cursor=4, extra=extra)
 
 
 HOLD = """
