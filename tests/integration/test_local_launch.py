@@ -60,6 +60,23 @@ def test_torchrun_ends_with_the_exit_code_of_the_rank_that_ended_it(tmp_path, pr
     assert ended.returncode == exit_code
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_torchrun_that_is_told_to_stop_says_so(tmp_path, number):
+    arguments = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    program = [str(PROGRAMS / "names_itself.py"), str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.torchrun", *arguments, *program],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len(list(tmp_path.glob("rank-*"))) == 2)
+    process.send_signal(number)
+    assert process.stderr.read().endswith(f"torchrun: stopped by {number.name}\n")
+    assert process.wait() == 130
+
+
 def test_killed_rank_is_started_again_up_to_the_cap(tmp_path):
     assert run_program(tmp_path, "killed", max_restarts=1) == 74
     ends = [read_attempt_exit(attempt) for attempt in list_attempts(tmp_path)]

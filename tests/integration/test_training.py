@@ -12,10 +12,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from megatron_longrlvr.config.load import write_config
+from megatron_longrlvr.config.load import load_config, write_config
+from megatron_longrlvr.config.sft import SftRunConfig
 from megatron_longrlvr.data.toy_tokenizer import toy_vocabulary, write_toy_tokenizer
 from megatron_longrlvr.errors import ConfigError
 from megatron_longrlvr.observability.metric_log import read_metric_log
@@ -25,6 +27,8 @@ from megatron_longrlvr.observability.samples import (
     list_samples,
     read_samples,
 )
+from megatron_longrlvr.trainer import sft
+from megatron_longrlvr.trainer.loop import say_stopped
 from megatron_longrlvr.trainer.session import STOPPED_EXIT_CODE, run_training
 from tests.support.runs import toy_config
 from tests.support.tiny_models import save_tiny_model
@@ -287,6 +291,39 @@ def test_a_signal_ends_the_run_after_its_step_and_the_same_command_goes_on(tmp_p
     assert resumed.keys() == expected.keys()
     # One process instead of two: the first step's sums in another order.
     assert_near(resumed["train", 1], expected["train", 1])
+
+
+@pytest.mark.parametrize(("save_every", "said"), [(1, "goes on"), (0, "starts anew, for")])
+def test_a_run_that_saves_nothing_says_so_when_it_is_stopped(save_every, said):
+    heard = []
+    say_stopped(
+        SimpleNamespace(
+            saver=SimpleNamespace(finish=lambda: None),
+            trainer=SimpleNamespace(save_every=save_every),
+            journal=SimpleNamespace(say=heard.append),
+        ),
+        2,
+    )
+    (sentence,) = heard
+    assert f"after step 2, as asked; the same command {said}" in sentence
+
+
+def test_a_signal_to_one_rank_ends_supervised_training_on_all(pool2, tmp_path):
+    assert pool2.run(supervised, str(tmp_path / "run")) == [STOPPED_EXIT_CODE] * 2
+
+
+def supervised(rank, world_size, folder):  # noqa: ARG001
+    stage = "{steps: 2, kinds: [{task: {kind: toy, num_chunks: 4, num_evidence: 2}}]}"
+    settings = [f"run.dir={folder}", f"demonstrations.stages=[{stage}]", "evaluation=null"]
+    config = load_config(
+        "toy_sft_short",
+        [*settings, "demonstrations.batch_size=4", "optimizer.warmup_steps=1"],
+        SftRunConfig,
+    )
+    told = SimpleNamespace(signal_name="SIGTERM" if rank == 1 else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "StopRequest", lambda: told)
+        return sft.run_sft(config)
 
 
 def start(recipe):
