@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from megatron_longrlvr.errors import DataError
 from megatron_longrlvr.observability.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
@@ -62,7 +63,7 @@ class MetricLog:
 
         Raises:
             RuntimeError: The log has records and ``last_kept_step`` is None.
-            ValueError: A line is not a record.
+            DataError: A line is not a record.
         """
         records = read_metric_log(path) if path.exists() else []
         if records and last_kept_step is None:
@@ -91,7 +92,7 @@ def read_metric_log(path: Path) -> list[MetricRecord]:
     A last line without a line break is what a crash left of a record and is passed over.
 
     Raises:
-        ValueError: A complete line is not a record; names file and line.
+        DataError: A complete line is not a record; names file and line.
     """
     # As bytes, so that a line in another encoding can be named.
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -109,7 +110,7 @@ def _parse(line: bytes, place: str) -> MetricRecord:
             step=int(content["step"]), kind=MetricKind(content["kind"]), metrics=metrics
         )
     except _NO_RECORD as error:
-        raise ValueError(f"{place} is not a metric record: {error!r}") from error
+        raise DataError(f"{place} is not a metric record: {error!r}") from error
 
 
 def _finite(value: float | None) -> float | None:

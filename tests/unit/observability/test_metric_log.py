@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from megatron_longrlvr.errors import DataError
 from megatron_longrlvr.observability.metric_log import (
     MetricKind,
     MetricLog,
@@ -109,5 +110,5 @@ def test_line_that_is_no_record_is_named(tmp_path, line):
     write(path, record(1, a=1.0))
     with path.open("ab") as file:
         file.write(line.encode("utf-8", errors="surrogateescape") + b"\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is not a metric record"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2 is not a metric record"):
         read_metric_log(path)
