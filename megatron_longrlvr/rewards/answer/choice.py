@@ -49,8 +49,12 @@ _LABEL = re.compile(
     r"\s*+[\"']?+\s*+(?:[:=\-\u2014]|->|\u2192|\u21d2)\s*+",
     re.IGNORECASE,
 )
-# A letter that has the first line, or stands right before another one in brackets.
-_FIRST_OF_TWO = re.compile(rf"^\W*+({_LETTER})(?:[^\w\n]*+\n|\s*+[(\[]{_LETTER}[)\]])")
+# A letter that has the first line, or stands in quotes before a comma or right before a bracketed
+# one.
+_FIRST_OF_TWO = re.compile(rf"^\W*+({_LETTER})(?:[^\w\n]*+\n|\s*+[(\[]{_LETTER}[)\]]|[\"']\s*+,)")
+_SECOND_THOUGHT = re.compile(
+    rf"(?i:\b(?:actually|alternatively|rather|wait)),?\s++[(\[]?+(?![AI]\s++[a-z])({_LETTER})(?!\w)"
+)
 _IN_DOLLARS = re.compile(rf"\$\s*+(\(?+{_LETTER}\)?+)\s*+\$")
 # Marks that make something else of a letter, a unit, a language, a grade or a question, are no mere
 # dress.
@@ -143,7 +147,7 @@ _CONCLUDED = re.compile(
 )
 _SUPPORTED = re.compile(
     r"(?:^|[.;:,\n]|\b(?i:option|choice|statement|only))\s*+"
-    rf"[(\[]?+({_LETTER})[)\]]?+\s++(?i:is\s++(?:supported|stated|confirmed|better|the\s++only\s++"
+    rf"[(\[]?+({_LETTER})[)\]]?+\s++(?i:is\s++(?:supported|stated|confirmed|better|the\s++most\s++(?:accurate|likely)|the\s++only\s++"
     r"(?:one|option|choice|answer|statement))|(?:seems|appears|looks)\s++(?:to\s++be\s++)?+"
     r"(?:the\s++)?+(?:most\s++)?+(?:accurate|best|correct|likely|right)|matches|remains"
     r"|best\s++(?:captures|describes|fits|matches|summari[sz]es))\b"
@@ -192,6 +196,7 @@ def _read(text: str) -> str | None:
         letters = {_letter(match)[0].upper() for match in matches}
         if letters:
             letters |= {first[1]} if first else set()
+            letters |= set(_SECOND_THOUGHT.findall(asserted))
             return letters.pop() if len(letters) == 1 else None
     return _left_over(plain, asserted) or _concluded(asserted)
 

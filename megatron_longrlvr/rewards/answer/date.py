@@ -58,7 +58,8 @@ _FORMS = tuple(
     )
 )
 _NEGATION = re.compile(
-    r"\b(?:not|never|before|after|between|since|until|b\.?c\.?(?:e\.?)?)(?!\w)|n't\b",
+    r"\b(?:not|never|before|after|between|since|until|b\.?c\.?(?:e\.?)?)(?!\w)|n't\b"
+    r"|\d\s++(?:is|was)\s++(?:wrong|incorrect|false)\b",
     re.IGNORECASE,
 )
 # What makes another date of the one beside it.

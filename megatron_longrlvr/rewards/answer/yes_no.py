@@ -80,10 +80,10 @@ def verify(answer: str, reference: str) -> Verification:
         return UNDECIDED
     plain = readable(answer)
     known = _ALONE if len(words) == 1 else _MEANINGS
+    found = (match[1] or match[2] for match in _TAKEN_BACK.finditer(plain))
+    taken_back = {_MEANINGS[word.lower()] for word in found}
     if words[0] in known and not _AS_ADJECTIVE.match(plain):
         meaning = known[words[0]]
-        found = (match[1] or match[2] for match in _TAKEN_BACK.finditer(plain))
-        taken_back = {_MEANINGS[word.lower()] for word in found}
         return UNDECIDED if taken_back - {meaning} else rule(is_right=meaning is expected)
-    said = {_MEANINGS[word.lower()] for word in _ASSERTED.findall(plain)}
+    said = taken_back | {_MEANINGS[word.lower()] for word in _ASSERTED.findall(plain)}
     return rule(is_right=said == {expected}) if len(said) == 1 else UNDECIDED

@@ -45,6 +45,7 @@ DAY = CalendarDate(year=1990, month=3, day=12)
         pytest.param("1990 or 1991", None, id="two-dates"),
         pytest.param("not 1990", None, id="negation"),
         pytest.param("before 1990", None, id="bound"),
+        pytest.param("12 March 1990 is wrong", None, id="rejected"),
         pytest.param("'90", None, id="two-digits"),
         pytest.param("by 12 March 1990", None, id="by"),
         pytest.param("late 1990", None, id="late"),

@@ -157,6 +157,7 @@ def test_other_quantity_is_wrong(answer, reference):
         pytest.param("12500", "12.500", id="full-stop-between-groups-of-the-reference"),
         pytest.param("42 is incorrect", "42", id="rejected"),
         pytest.param("anything but 42", "42", id="anything-but"),
+        pytest.param("anything except 42", "42", id="anything-except"),
         pytest.param("before 1997", "1997", id="before"),
         pytest.param("mindestens 42", "42", id="german-bound"),
         pytest.param("plus de 42", "42", id="french-bound"),

@@ -47,6 +47,7 @@ from megatron_longrlvr.rewards.answer.verification import Ruling
         pytest.param("A yes vote was cast", "yes", Ruling.UNDECIDED, id="adjective"),
         pytest.param("Yes... actually no", "yes", Ruling.UNDECIDED, id="taken-back"),
         pytest.param("Yes, but no", "yes", Ruling.UNDECIDED, id="but"),
+        pytest.param("Probably yes, but no", "yes", Ruling.UNDECIDED, id="but-behind-a-hedge"),
         pytest.param("Yes if it rains, otherwise no", "yes", Ruling.UNDECIDED, id="otherwise"),
         pytest.param("Yes. On second thought, no.", "yes", Ruling.UNDECIDED, id="second-thought"),
         pytest.param("Yes.\n\nFinal answer: No", "yes", Ruling.UNDECIDED, id="another-answer"),
