@@ -145,5 +145,5 @@ def _iter_parquet_batches(path: Path) -> Iterator[RawBatch]:
             for rows in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 yield RawBatch(path=path, first_number=num_read + 1, rows=rows)
                 num_read += rows.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: unreadable parquet after row {num_read}: {error}") from error

@@ -68,6 +68,14 @@ def test_a_cell_that_cannot_be_read_costs_its_row_alone(tmp_path, cells):
         list(benchmark_records(path))
 
 
+def test_a_column_name_that_is_no_text_is_named_with_its_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"qqqq": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"qqqq", b"qqq\xff"))
+    with pytest.raises(DataError, match=r"a\.parquet: unreadable parquet after row 0"):
+        list(iter_batches(path))
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": {"a": 1, "a": 1}}\n')
