@@ -24,6 +24,7 @@ from megatron_longrlvr.aligner.places import (
 )
 from megatron_longrlvr.aligner.ppo import AlignerPPOTrainer
 from megatron_longrlvr.aligner.records import CheckpointCallback, RunClock, RunLogger
+from megatron_longrlvr.aligner.stand_ins import describe_stand_ins
 from megatron_longrlvr.aligner.trainer import AlignerTrainer
 from megatron_longrlvr.trainer.interrupt import StopRequest
 from megatron_longrlvr.trainer.loop import TrainingRun, evaluate, say_stopped
@@ -41,8 +42,8 @@ def train(run: TrainingRun, stop: StopRequest) -> bool:
         JudgeUnavailable: Too many answers have no verdict. A checkpoint of what was learned so far
             is saved, so the same command goes on.
     """
-    stand_ins = f", {len(STAND_INS)} stand-in names" if STAND_INS else ""
-    run.journal.say(f"loop: PPOTrainer of {PRESENCE.describe()}{stand_ins}")
+    for line in describe_stand_ins(PRESENCE, STAND_INS):
+        run.journal.say(line)
     if run.is_eval_due:
         evaluate(run, step=run.first_step)
     clock = RunClock(run, stop)

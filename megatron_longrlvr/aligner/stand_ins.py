@@ -1,19 +1,23 @@
-"""Names that NeMo-Aligner imports from NeMo and TensorRT-LLM, where these are not installed.
+"""Names that NeMo-Aligner imports from NeMo and TensorRT-LLM, where these do not import.
 
 ``nemo_aligner.algorithms.ppo`` imports its stock actor, and with it all of NeMo and TensorRT-LLM,
 to annotate one argument. Where NeMo is absent, empty modules hold the names that the import chain
 asks for: three of them work, because the loop calls them (the timer, the split of a batch, the
 logger); the others raise when they are used.
-Where NeMo is installed nothing of it is replaced, only NeMo-Aligner's module on TensorRT-LLM, and
-only where that library is absent.
+Where NeMo is installed each name is NeMo's own if it imports. Much of NeMo may not: its packages
+import hundreds of modules and some ninety other libraries, of versions that need not be the ones
+here. Such a package is left empty, and what lies inside it is tried by itself.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +30,7 @@ def absent(name: str, *, library: str = "NeMo") -> type:
     """A class that can be inherited from and compared with, and says what is missing when used."""
 
     def refuse(_self: object, *_args: object, **_kwargs: object) -> None:
-        raise RuntimeError(f"{name} needs {library}, which is not installed")
+        raise RuntimeError(f"{name} is {library}'s, which is not installed or does not import")
 
     return type(name, (), {"__init__": refuse})
 
@@ -98,12 +102,8 @@ NEMO_NAMES: Mapping[str, Mapping[str, object]] = {
     "nemo.collections.nlp.parts.utils_funcs": {
         "torch_dtype_from_precision": absent("torch_dtype_from_precision")
     },
-    # Built on NeMo's GPT model; the trainer names it in an annotation.
-    "nemo_aligner.models.nlp.gpt.megatron_gpt_ppo_actor": {
-        "MegatronGPTActorModel": absent("MegatronGPTActorModel")
-    },
 }
-"""Names by the module that NeMo-Aligner imports them from, where NeMo is absent."""
+"""Names by the module that NeMo-Aligner imports them from."""
 
 TENSORRT_LLM_NAMES: Mapping[str, Mapping[str, object]] = {
     # It imports tensorrt_llm whether or not it is wanted.
@@ -111,35 +111,102 @@ TENSORRT_LLM_NAMES: Mapping[str, Mapping[str, object]] = {
         "GPTGenerateTRTLLM": absent("GPTGenerateTRTLLM", library="TensorRT-LLM")
     }
 }
-"""The same where NeMo is installed and TensorRT-LLM is absent."""
+"""The same of TensorRT-LLM."""
+
+ACTOR_NAMES: Mapping[str, Mapping[str, object]] = {
+    # Built on NeMo's GPT model; the trainer names it in an annotation.
+    "nemo_aligner.models.nlp.gpt.megatron_gpt_ppo_actor": {
+        "MegatronGPTActorModel": absent("MegatronGPTActorModel")
+    }
+}
+"""NeMo-Aligner's own that need both; it imports the names above."""
 
 
-def install_stand_ins(presence: Presence) -> tuple[str, ...]:
-    """Put stand-in modules where Python looks for imported ones; safe to call again.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StandIn:
+    """One name that is not the real one."""
+
+    name: str
+    """Dotted, as it is imported."""
+
+    reason: str
+
+
+def install_stand_ins(presence: Presence) -> tuple[StandIn, ...]:
+    """Put stand-ins where Python looks for imported modules; call once, before NeMo-Aligner.
+
+    Imports what is installed of NeMo, which takes a minute, and may fail in any way.
 
     Returns:
-        Dotted names that stand in for others, empty where everything is installed.
+        Names that are not real, empty where all of them import.
     """
-    if presence.nemo is None:
-        tables = NEMO_NAMES
-    elif presence.tensorrt_llm is None:
-        tables = TENSORRT_LLM_NAMES
-    else:
-        return ()
-    for module, values in tables.items():
-        _module(module).__dict__.update(values)
-    return tuple(f"{module}.{name}" for module, values in tables.items() for name in values)
+    no_nemo = "" if presence.nemo else "NeMo is not installed"
+    no_tensorrt = "" if presence.tensorrt_llm else "TensorRT-LLM is not installed"
+    return (
+        *_stand_in(NEMO_NAMES, no_nemo),
+        *_stand_in(TENSORRT_LLM_NAMES, no_nemo or no_tensorrt),
+        *_stand_in(ACTOR_NAMES, no_nemo),
+    )
 
 
-def _module(name: str) -> ModuleType:
-    """The module of that name; an empty one, and empty packages above it, where there is none."""
+def describe_stand_ins(presence: Presence, stand_ins: Sequence[StandIn]) -> Iterator[str]:
+    """Lines for the log: what is real, and where something is, why each other name is not."""
+    count = f", {len(stand_ins)} stand-in names" if stand_ins else ""
+    yield f"loop: PPOTrainer of {presence.describe()}{count}"
+    if presence.nemo is not None:
+        yield from (f"stand-in for {one.name}: {one.reason}" for one in stand_ins)
+
+
+def _stand_in(table: Mapping[str, Mapping[str, object]], absence: str) -> Iterator[StandIn]:
+    for module_name, values in table.items():
+        module, problem = _open(module_name, absence)
+        for name, value in values.items():
+            if not problem and hasattr(module, name):
+                continue
+            setattr(module, name, value)
+            reason = problem or f"{module_name} has no such name"
+            yield StandIn(name=f"{module_name}.{name}", reason=reason)
+
+
+def _open(name: str, absence: str) -> tuple[ModuleType, str]:
+    """A module to find names in, and why it is not the real one, or nothing where it is.
+
+    Args:
+        name: Dotted.
+        absence: Why not to look for the real one, or nothing.
+    """
     if name in sys.modules:
-        return sys.modules[name]
-    parent, _, own = name.rpartition(".")
-    module = ModuleType(name, "Stand-in for a library that is not installed.")
-    module.__path__ = []
-    # Of nemo_aligner's own packages only the leaf is replaced.
-    if parent and not parent.startswith("nemo_aligner"):
-        setattr(_module(parent), own, module)
+        return sys.modules[name], absence
+    parent = name.rpartition(".")[0]
+    # NeMo-Aligner's own packages are always there.
+    if parent:
+        _open(parent, "" if parent.startswith("nemo_aligner") else absence)
+    problem = absence or _try_import(name)
+    return (_put_empty(name, problem) if problem else sys.modules[name]), problem
+
+
+def _try_import(name: str) -> str:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong in somebody else's code
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _put_empty(name: str, problem: str) -> ModuleType:
+    module = ModuleType(name, f"Stand-in: {problem}")
+    module.__path__ = _folders(name)
     sys.modules[name] = module
+    parent, _, own = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], own, module)
     return module
+
+
+def _folders(name: str) -> list[str]:
+    """Where the modules of a package lie; nowhere if there is no such package."""
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:  # what it is said to lie in is no package
+        return []
+    return list(spec.submodule_search_locations or ()) if spec else []

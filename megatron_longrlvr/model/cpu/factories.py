@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.jit._builtins import _find_builtin, _register_builtin
 from torch.utils._device import _device_constructors
 
 from megatron_longrlvr.model.cpu.patches import replace
@@ -70,6 +71,8 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
             kwargs["pin_memory"] = False
         return factory(*args, **kwargs)
 
+    # torch.jit.script knows torch's functions by identity; another one it would try to compile.
+    _register_builtin(make, _find_builtin(factory))  # type: ignore[no-untyped-call] # untyped
     return make
 
 

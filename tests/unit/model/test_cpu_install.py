@@ -105,6 +105,21 @@ assert torch.ones(2).type() == "torch.FloatTensor"
     )
 
 
+def test_scripted_functions_may_call_the_factories():
+    assert_passes(
+        """
+import linecache
+import torch
+from megatron_longrlvr.model.cpu.factories import patch_factories
+patch_factories()
+source = "def ramp(x):\\n    return torch.ones_like(x) + torch.zeros(2) + torch.arange(2)\\n"
+linecache.cache["ramp.py"] = (len(source), None, source.splitlines(True), "ramp.py")
+exec(compile(source, "ramp.py", "exec"))
+assert torch.jit.script(ramp)(torch.zeros(2)).tolist() == [1.0, 2.0]
+"""
+    )
+
+
 def test_seeding_and_random_states_are_those_of_the_cpu_generator():
     assert_passes(
         """
