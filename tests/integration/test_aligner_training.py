@@ -6,7 +6,8 @@ the same things in the same order. So it is with group advantages, and with a cr
 advantages and returns are those that NeMo-Aligner itself makes of the critic's values. A run may
 change its loop at a checkpoint. Stops, outages and steps that teach nothing end alike.
 
-Not covered: NeMo itself, which is not installed here; names stand in for it.
+Not covered: NeMo itself, which is not installed here; names stand in for it. Runs with it are
+recorded in ``tests/records/nemo.json``.
 """
 
 from dataclasses import replace
