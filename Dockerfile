@@ -31,9 +31,10 @@ WORKDIR /build
 COPY launch/requirements-gpu.txt ./
 RUN python -m pip install --no-deps --only-binary :all: -r requirements-gpu.txt
 
-# Apart, so that a change of one leaves the other as it was built.
+# Apart, so that a change of one leaves the other as it was built. Headers come from the packages
+# whose libraries are loaded later, not from the base.
 # hadolint ignore=DL3059
-RUN NVTE_FRAMEWORK=pytorch MAX_JOBS=${MAX_JOBS} \
+RUN NVTE_FRAMEWORK=pytorch NVTE_BUILD_USE_NVIDIA_WHEELS=1 MAX_JOBS=${MAX_JOBS} \
     python -m pip install --no-deps --no-build-isolation transformer-engine-torch==2.20.2
 # hadolint ignore=DL3059
 RUN APEX_CPP_EXT=1 APEX_CUDA_EXT=1 MAX_JOBS=${MAX_JOBS} \

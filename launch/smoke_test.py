@@ -26,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="must be importable")
     parsed = parser.parse_args(arguments)
+    # torch first, as in a run: it brings the NCCL and cuDNN that others link to.
     imports = [
-        [sys.executable, "-c", f"import {name} as it; print(getattr(it, '__version__', ''))"]
+        [sys.executable, "-c", f"import torch, {name} as it; print(getattr(it, '__version__', ''))"]
         for name in parsed.modules
     ]
     commands = [[sys.executable, "-m", "megatron_longrlvr", *command] for command in COMMANDS]
