@@ -5,6 +5,8 @@ it would have come without trouble, or the run stops with the cause. The servers
 HTTP, as is the rank that asks.
 """
 
+import socket
+
 import pytest
 
 from megatron_longrlvr.config.rollout_server import RolloutServerConfig
@@ -205,9 +207,11 @@ def test_a_server_that_only_fails_ends_in_an_error_with_the_cause(pool1):
 
 
 def test_no_server_at_all_is_an_error_with_the_cause(pool1):
-    with RolloutServer() as server:
-        address = server.address
-    (said,) = pool1.run(ask, [address], {"recovery_timeout_s": 0.2}, PROMPTS, {})
+    with socket.socket() as reserved:  # nobody else takes its port, and nobody listens there
+        reserved.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        settings = {"recovery_timeout_s": 0.2, "health_timeout_s": 5.0}
+        (said,) = pool1.run(ask, [address], settings, PROMPTS, {})
     assert "no rollout server was up for 0.2 s" in said
     assert f"{address}/health: no connection" in said
 
