@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from megatron_longrlvr.errors import JudgeUnavailable
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 EXIT_FILE = "exit.json"
 REQUEUE_EXIT_CODE = 72

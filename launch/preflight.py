@@ -28,7 +28,7 @@ from launch.agent import slurm_place
 from launch.links import Exchange, Finding, blamed, describe_links, measure_links
 from launch.ports import reserved_port
 from launch.rendezvous import Place
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 _POLL_S = 0.2
 _NVIDIA_SMI_TIMEOUT_S = 60

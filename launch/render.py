@@ -25,7 +25,7 @@ from launch.site import (
     Site,
 )
 from megatron_longrlvr.config.load import write_config
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 SCRIPT_FILE = "job.sbatch"
 JOB_FILE = "job.json"

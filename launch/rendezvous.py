@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.ports import reserved_port
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 _POLL_S = 0.2
 # A node may be slow to pull its container; a job is cheaper late than lost.

@@ -24,7 +24,7 @@ from launch.exit_reason import (
     read_node_exits,
 )
 from megatron_longrlvr.checkpoint.manifest import MANIFEST_FILE
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.trainer.run_dir import finished_steps
 
 BEGIN_FILE = "begin.json"

@@ -40,7 +40,7 @@ from launch.exit_reason import (
 from launch.ports import reserved_port
 from launch.rendezvous import Place
 from launch.watch import STOP_FILE
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 ROLE = "serve"
 SERVERS_STOP_FILE = "servers-stop"

@@ -427,7 +427,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.benchmark is not None:
         return _evaluate_benchmark(arguments)
     from megatron_longrlvr.evaluation.command import evaluate_target
-    from megatron_longrlvr.observability.files import write_atomically
+    from megatron_longrlvr.files import write_atomically
 
     metrics = evaluate_target(arguments.target, arguments.overrides)
     if metrics is not None and arguments.json is not None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from megatron_longrlvr.checkpoint.manifest import sha256
 from megatron_longrlvr.errors import CheckpointError, CheckpointWriterKilled
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.parallel.children import die_with
 
 # Training has the cores first.

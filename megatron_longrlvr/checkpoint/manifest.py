@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megatron_longrlvr.errors import CheckpointError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 BEST_LINK = "best"

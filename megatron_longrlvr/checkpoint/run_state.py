@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megatron_longrlvr.errors import CheckpointError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 STATE_FILE = "state.json"
 

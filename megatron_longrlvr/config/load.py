@@ -7,7 +7,6 @@ unknown key comes with the nearest known one.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from megatron_longrlvr.config.explain import explain
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
+from megatron_longrlvr.files import write_atomically
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -105,15 +105,7 @@ def write_config(config: Section, path: Path) -> None:
 
     A crash leaves the earlier file, or none, never a part.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
 
 
 def _read_yaml(text: str, *, origin: str) -> object:

@@ -25,8 +25,8 @@ from megatron_longrlvr.checkpoint.manifest import (
 )
 from megatron_longrlvr.conversion.ranks import Ranks
 from megatron_longrlvr.errors import CheckpointError
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.model.hf_reader import INDEX_FILE
-from megatron_longrlvr.observability.files import write_atomically
 from megatron_longrlvr.observability.provenance import (
     PROVENANCE_FILE,
     collect_provenance,

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from megatron_longrlvr.errors import DataError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 

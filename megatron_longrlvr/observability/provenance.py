@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrlvr import __version__
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 PROVENANCE_FILE = "provenance.json"
 

@@ -11,7 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from megatron_longrlvr.data.audit.report import AuditReport, AuditRequest
 from megatron_longrlvr.data.audit.run import run_audit
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.reporting.audit_page import render_audit
 from megatron_longrlvr.reporting.audit_table import print_audit
 

@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.observability import names
-from megatron_longrlvr.observability.files import write_atomically
 from megatron_longrlvr.reporting.charts import CHARTS, Chart
 from megatron_longrlvr.reporting.run_record import Point, RunRecord
 from megatron_longrlvr.reporting.tables import f_beta_name

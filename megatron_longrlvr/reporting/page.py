@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.reporting.payload import build_payload, read_audit, to_script_json
 from megatron_longrlvr.reporting.rollouts import MAX_ROLLOUTS
 from megatron_longrlvr.reporting.run_record import RunRecord, load_runs

@@ -14,7 +14,7 @@ from megatron_longrlvr.config.checks import check_train_config
 from megatron_longrlvr.config.load import load_config
 from megatron_longrlvr.config.schema import TrainConfig
 from megatron_longrlvr.errors import ConfigError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.planner.architecture import find_architecture
 from megatron_longrlvr.planner.hardware import parse_cluster
 from megatron_longrlvr.planner.plan import Plan, make_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.observability.provenance import record_header
 from megatron_longrlvr.theory.experiment import CurveRow, Study, run_study, study_record
 from megatron_longrlvr.theory.figures import write_figures

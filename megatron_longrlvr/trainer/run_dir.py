@@ -21,7 +21,7 @@ from megatron_longrlvr.config.load import write_config
 from megatron_longrlvr.config.rollout_server import RolloutServerConfig
 from megatron_longrlvr.config.section import Section
 from megatron_longrlvr.errors import ConfigError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.observability.metric_log import METRICS_FILE
 
 CONFIG_FILE = "config.json"

@@ -19,7 +19,7 @@ OUTSIDE = {"launch", "tools"}
 
 # From the bottom up, names within the package. The longest that a module starts with counts.
 LAYERS = {
-    "words": ["stages", "errors"],
+    "words": ["stages", "errors", "files"],
     "description": [
         *("config", "recipes", "planner"),
         *(

@@ -35,7 +35,7 @@ from megatron_longrlvr.data.synthesis.outcome import (
 )
 from megatron_longrlvr.data.synthesis.rows import from_rows, schema_of, to_table
 from megatron_longrlvr.errors import DataError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 ROWS = "rows.parquet"
 DROPPED = "dropped.csv"

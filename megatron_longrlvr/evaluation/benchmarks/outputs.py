@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrlvr.errors import ConfigError, DataError
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 OUTPUTS_FILE = "outputs.jsonl"
 SETTINGS_FILE = "benchmark.json"

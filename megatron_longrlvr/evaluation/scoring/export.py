@@ -12,7 +12,7 @@ from pathlib import Path
 from megatron_longrlvr.evaluation.scoring.bootstrap import Estimate
 from megatron_longrlvr.evaluation.scoring.comparison import PairedComparison
 from megatron_longrlvr.evaluation.scoring.summary import FileSummary, Undecided
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 CSV_COLUMNS = (
     *("file", "format", "cell", "measure", "num_items", "mean", "low", "high"),

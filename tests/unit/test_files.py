@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_longrlvr.observability.files import write_atomically
+from megatron_longrlvr.files import write_atomically
 
 
 def test_reader_of_the_old_file_reads_on_undisturbed(tmp_path):
