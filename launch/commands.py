@@ -13,7 +13,7 @@ from launch.job import Job, JobRequest, plan_job, run_dir_of
 from launch.local import run_local
 from launch.memory import check_memory
 from launch.render import write_job
-from launch.requeue import Limits, checkpoint_step, list_attempts, list_tasks
+from launch.requeue import Limits, checkpoint_step, list_attempts, list_started
 from launch.site import NodeSection, Site, load_site
 from launch.stage import load_stage
 from launch.watch import WatchOptions
@@ -77,7 +77,7 @@ def status(parsed: argparse.Namespace) -> int:
         facts = [state.state, state.reason, state.nodes, state.run_time]
         shown = " ".join(fact for fact in facts if fact and fact != "None")
         _say(f"job {job_id}: {shown}, {state.restarts} restarts")
-    for run in (not list_attempts(base) and list_tasks(base)) or [base]:
+    for run in list_started(base) or [base]:
         _say(f"{run}: {len(list_attempts(run))} attempts, saved up to step {checkpoint_step(run)}")
     return 0
 
@@ -85,8 +85,7 @@ def status(parsed: argparse.Namespace) -> int:
 def logs(parsed: argparse.Namespace) -> int:
     """Print, or follow, the newest attempt's logs."""
     base = _base(parsed)
-    runs = [base] if list_attempts(base) else list_tasks(base)
-    files = [file for run in runs for file in log_files(list_attempts(run)[-1])]
+    files = [file for run in list_started(base) for file in log_files(list_attempts(run)[-1])]
     if not files:
         raise ConfigError(f"{base} has no logs yet")
     mode = ["-F"] if parsed.follow else []

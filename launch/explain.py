@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch import slurm
 from launch.exit_reason import read_attempt_exit, read_node_exits
-from launch.requeue import checkpoint_step, list_attempts, list_tasks, read_begin
+from launch.requeue import checkpoint_step, list_attempts, list_started, read_begin
 from launch.slurm import JobState
 
 _TAIL_LINES = 15
@@ -29,8 +29,9 @@ def explain_run(base: Path) -> Iterator[str]:
     """Lines for a person about the last attempt below ``base``."""
     attempts = list_attempts(base)
     if not attempts:
-        yield from map(_explain_task, list_tasks(base))
-        if not list_tasks(base):
+        tasks = list_started(base)
+        yield from map(_explain_task, tasks)
+        if not tasks:
             yield f"{base}: no attempt has started"
         return
     attempt = attempts[-1]

@@ -95,8 +95,10 @@ def list_attempts(run_dir: Path) -> list[Path]:
     return sorted(begun, key=lambda attempt: begun[attempt])
 
 
-def list_tasks(base: Path) -> list[Path]:
-    """Folders of an array's tasks that have started; none for a single job."""
+def list_started(base: Path) -> list[Path]:
+    """Folders that hold attempts: ``base`` itself, or those of an array's tasks; or none yet."""
+    if list_attempts(base):
+        return [base]
     return sorted({path.parents[1] for path in base.glob(f"[0-9]*/*/{BEGIN_FILE}")})
 
 
