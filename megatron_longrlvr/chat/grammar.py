@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_longrlvr.config.chat import StructuredOutput
-from megatron_longrlvr.data.json_keys import without_repeats
+from megatron_longrlvr.data.strict_json import without_repeats
 
 _THINK, _END_THINK = "<think>", "</think>"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_longrlvr.data.json_keys import without_repeats
 from megatron_longrlvr.data.records import FIELDS
+from megatron_longrlvr.data.strict_json import without_repeats
 from megatron_longrlvr.errors import DataError
 
 # Rows read at a time: at 200 KB of text a row, about 13 MB.

@@ -9,12 +9,12 @@ One JSON object per sample. A line holds its whole prompt, so that it can be rea
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from megatron_longrlvr.data.strict_json import is_number
 from megatron_longrlvr.files import write_atomically
 from megatron_longrlvr.stages import ScoredSample
 
@@ -180,24 +180,20 @@ def _parse(line: bytes, place: str) -> SampleRecord:
     return SampleRecord(**content)
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
-
-
 def _is_list(kind: type) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and all(type(one) is kind for one in value)
 
 
 _IS_KIND: Mapping[str, Callable[[Any], bool]] = {
     "int": lambda value: type(value) is int,
-    "float": _is_number,
+    "float": is_number,
     "str": lambda value: isinstance(value, str),
     "bool": lambda value: isinstance(value, bool),
     "str | None": lambda value: value is None or isinstance(value, str),
     "Sequence[int]": _is_list(int),
     "Sequence[str]": _is_list(str),
     "Mapping[str, float]": lambda value: (
-        isinstance(value, dict) and all(map(_is_number, value.values()))
+        isinstance(value, dict) and all(map(is_number, value.values()))
     ),
 }
 """Whether a value is of a field's type, by that type as it is written."""

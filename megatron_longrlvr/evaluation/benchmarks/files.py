@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_longrlvr.data.json_keys import without_repeats
 from megatron_longrlvr.data.raw_rows import read_row
+from megatron_longrlvr.data.strict_json import without_repeats
 from megatron_longrlvr.errors import DataError
 
 

@@ -16,12 +16,12 @@ Paper: RULER, arXiv:2404.06654; LongBench v2, arXiv:2412.15204; LongReason, arXi
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_longrlvr.data.strict_json import is_number
 from megatron_longrlvr.evaluation.scoring.output import ModelOutput
 
 Record = Mapping[str, Any]
@@ -165,16 +165,11 @@ def _response(value: object) -> tuple[str, tuple[str, ...]]:
 
 def _references(value: object, name: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
-    read = [str(text) if _is_number(text) else text for text in texts]
+    read = [str(text) if is_number(text) else text for text in texts]
     references = tuple(text for text in read if isinstance(text, str) and text.strip())
     if not texts or len(references) < len(texts):
         raise ValueError(f"{name} must be a text or a list of texts, none empty; got {value!r:.80}")
     return references
-
-
-def _is_number(value: object) -> bool:
-    # Some writers of JSON spell a missing value NaN.
-    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
 def _evidence(value: object) -> frozenset[int] | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from megatron_longrlvr.data.json_keys import without_repeats
 from megatron_longrlvr.data.response_format import parse_strict, parse_tolerant
+from megatron_longrlvr.data.strict_json import without_repeats
 from megatron_longrlvr.errors import DataError
 from megatron_longrlvr.evaluation.scoring.formats import OutputFormat, Record
 from megatron_longrlvr.evaluation.scoring.lines import LineBlock

@@ -21,7 +21,7 @@ import json
 import re
 import unicodedata
 
-from megatron_longrlvr.data.json_keys import without_repeats
+from megatron_longrlvr.data.strict_json import without_repeats
 from megatron_longrlvr.rewards.answer.bare import bare
 
 _SUPERSCRIPTS = str.maketrans(

@@ -1,7 +1,11 @@
-"""JSON objects without a key that stands twice: which of its values counts would be a guess."""
+"""What Python's json reads and no record should hold.
+
+Of a key that stands twice it would be a guess which value counts; NaN is no number.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -17,3 +21,8 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {repeated!r:.60} stands twice")
     return content
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number: neither a boolean nor NaN, as some writers spell null."""
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
