@@ -27,6 +27,7 @@ from megatron_longrlvr.model.expert_spec import (
 )
 from megatron_longrlvr.model.family import FAMILIES, read_architecture
 from megatron_longrlvr.model.rope_spec import RopeSpec, read_rope, rope_scaling, whole_number
+from megatron_longrlvr.parallel.layout import ParallelLayout
 
 # How transformers names the two classes of a family.
 _LANGUAGE_MODEL, _CLASSIFIER = "ForCausalLM", "ForSequenceClassification"
@@ -94,6 +95,20 @@ class ModelSpec:
             return (self.intermediate_size,)
         dense = (self.intermediate_size,) if self.experts.dense_layers else ()
         return (*dense, self.experts.intermediate_size)
+
+    def check_layout(self, layout: ParallelLayout) -> None:
+        """Refuse a layout that cannot cut this model into equal parts.
+
+        Raises:
+            ConfigError: Names the key.
+        """
+        layout.check_model(
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            feed_forward_widths=self.feed_forward_widths,
+            num_experts=None if self.experts is None else self.experts.num_experts,
+        )
 
     def padded_vocab_size(self, tp: int) -> int:
         """Smallest multiple of ``tp`` that holds the vocabulary."""

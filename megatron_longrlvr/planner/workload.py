@@ -144,13 +144,7 @@ def read_workload(
         ConfigError: The layout fits neither the ranks nor the model; names the key.
     """
     layout = ParallelLayout.from_config(config.layout, world_size)
-    layout.check_model(
-        num_layers=spec.num_layers,
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        feed_forward_widths=spec.feed_forward_widths,
-        num_experts=None if spec.experts is None else spec.experts.num_experts,
-    )
+    spec.check_layout(layout)
     _check_engine_width(config, spec)
     longest = Lengths(
         prompt=config.data.max_prompt_tokens, response=config.rollout.max_response_tokens

@@ -62,13 +62,7 @@ def check_model(spec: ModelSpec, layout: ParallelLayout, *, longest_tokens: int)
     Raises:
         ConfigError: Names the key.
     """
-    layout.check_model(
-        num_layers=spec.num_layers,
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        feed_forward_widths=spec.feed_forward_widths,
-        num_experts=None if spec.experts is None else spec.experts.num_experts,
-    )
+    spec.check_layout(layout)
     if longest_tokens > spec.max_position_embeddings:
         raise ConfigError(
             f"data.max_prompt_tokens and rollout.max_response_tokens add up to {longest_tokens}; "
