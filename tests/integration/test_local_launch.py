@@ -102,7 +102,8 @@ def test_ranks_end_with_the_agent_that_was_killed(tmp_path):
     agent.kill()
     agent.wait()
     ranks = [int(path.read_text()) for path in tmp_path.glob("rank-*")]
-    wait_until(lambda: not any(is_alive(rank) for rank in ranks))
+    wait_until(lambda: not any(map(is_alive, ranks)))
+    assert [is_alive(rank) for rank in ranks] == [False, False]
 
 
 def wait_until(condition, limit_s=300):
